@@ -1,0 +1,163 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"io"
+	"net/http"
+	"net/url"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
+
+	"github.com/snowplow-vault/vault-plugin-secrets-snowplow/internal/consoletest"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+func TestRunServesTheDefaultKey(t *testing.T) {
+	t.Parallel()
+	address, stop := start(t)
+	assert.Equal(t, 200, exchange(t, address, consoletest.DefaultOrganizationID, consoletest.DefaultAPIKeyID, consoletest.DefaultAPIKey))
+	assert.Equal(t, 401, exchange(t, address, consoletest.DefaultOrganizationID, consoletest.DefaultAPIKeyID, "wrong"))
+	code, body := get(t, address+"/fakeconsole/exchanges", nil)
+	assert.Equal(t, 200, code)
+	assert.JSONEq(t, `{"exchanges": 2}`, body)
+
+	rest, stderr := stop()
+	assert.Empty(t, rest, "one line on standard output")
+	assert.Contains(t, stderr, "not Snowplow")
+}
+
+func TestRunServesTheKeysGiven(t *testing.T) {
+	t.Parallel()
+	address, _ := start(t, "-organization", "mine",
+		"-api-key-id", "a", "-api-key", "secret-a", "-api-key-id", "b", "-api-key", "secret-b")
+	assert.Equal(t, 200, exchange(t, address, "mine", "a", "secret-a"))
+	assert.Equal(t, 200, exchange(t, address, "mine", "b", "secret-b"))
+	assert.Equal(t, 401, exchange(t, address, "mine", "a", "secret-b"))
+	assert.Equal(t, 401, exchange(t, address, "mine", consoletest.DefaultAPIKeyID, consoletest.DefaultAPIKey))
+	assert.Equal(t, 404, exchange(t, address, consoletest.DefaultOrganizationID, "a", "secret-a"))
+}
+
+func TestRunSetsTheValidity(t *testing.T) {
+	t.Parallel()
+	address, _ := start(t, "-validity", "1h")
+	form := url.Values{
+		"grant_type":    {"password"},
+		"username":      {consoletest.DefaultUsername},
+		"password":      {consoletest.DefaultPassword},
+		"audience":      {"https://snowplowanalytics.com/api/"},
+		"client_id":     {consoletest.DefaultClientID},
+		"client_secret": {consoletest.DefaultClientSecret},
+	}
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, address+"/oauth/token", strings.NewReader(form.Encode()))
+	require.NoError(t, err)
+	req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+	code, body := send(t, req)
+	assert.Equal(t, 200, code)
+	assert.Contains(t, body, `"expires_in":3600`)
+}
+
+func TestRunEndsDelayedExchanges(t *testing.T) {
+	t.Parallel()
+	address, stop := start(t, "-delay", "1h")
+	code := make(chan int, 1)
+	go func() {
+		resp, err := http.Get(address + "/oauth/token")
+		if err != nil {
+			code <- 0
+			return
+		}
+		_ = resp.Body.Close()
+		code <- resp.StatusCode
+	}()
+	for body := ""; !strings.Contains(body, "1"); {
+		_, body = get(t, address+"/fakeconsole/exchanges", nil)
+	}
+	stop()
+	assert.Equal(t, http.StatusServiceUnavailable, <-code)
+}
+
+func TestRunRefusesWrongFlags(t *testing.T) {
+	t.Parallel()
+	for want, args := range map[string][]string{
+		"each -api-key-id needs its -api-key": {"-api-key-id", "a"},
+		"unexpected argument":                 {"argument"},
+		"not defined":                         {"-unknown"},
+		"listen":                              {"-addr", "127.0.0.1:-1"},
+	} {
+		var stdout bytes.Buffer
+		assert.ErrorContains(t, run(t.Context(), args, &stdout, io.Discard), want)
+		assert.Empty(t, stdout.String())
+	}
+}
+
+func TestRunHelps(t *testing.T) {
+	t.Parallel()
+	var stderr bytes.Buffer
+	require.NoError(t, run(t.Context(), []string{"-h"}, io.Discard, &stderr))
+	for _, name := range []string{"addr", "organization", "api-key-id", "api-key", "validity", "delay"} {
+		assert.Contains(t, stderr.String(), "-"+name)
+	}
+}
+
+// start runs the program and returns the URL that it prints. stop ends it and returns what
+// it wrote after that line, and on standard error.
+func start(t *testing.T, args ...string) (address string, stop func() (rest, stderr string)) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(t.Context())
+	reader, stdout := io.Pipe()
+	var written bytes.Buffer
+	ended := make(chan error, 1)
+	go func() {
+		ended <- run(ctx, args, stdout, &written)
+		_ = stdout.Close()
+	}()
+
+	lines := bufio.NewReader(reader)
+	line, err := lines.ReadString('\n')
+	require.NoError(t, err)
+	require.Regexp(t, `^listening on http://127\.0\.0\.1:\d+\n$`, line)
+
+	stop = func() (string, string) {
+		cancel()
+		rest, err := io.ReadAll(lines)
+		require.NoError(t, err)
+		require.NoError(t, <-ended)
+		ended <- nil // stop may be called again
+		return string(rest), written.String()
+	}
+	t.Cleanup(func() { stop() })
+	return strings.TrimPrefix(strings.TrimSpace(line), "listening on "), stop
+}
+
+func exchange(t *testing.T, address, organization, id, secret string) int {
+	t.Helper()
+	code, _ := get(t, address+"/api/msc/v1/organizations/"+organization+"/credentials/v3/token",
+		http.Header{"X-Api-Key-Id": {id}, "X-Api-Key": {secret}})
+	return code
+}
+
+func get(t *testing.T, address string, header http.Header) (int, string) {
+	t.Helper()
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, address, nil)
+	require.NoError(t, err)
+	req.Header = header
+	return send(t, req)
+}
+
+func send(t *testing.T, req *http.Request) (int, string) {
+	t.Helper()
+	req.Close = true // a kept connection would outlive the test
+	resp, err := http.DefaultClient.Do(req)
+	require.NoError(t, err)
+	defer func() { _ = resp.Body.Close() }()
+	body, err := io.ReadAll(resp.Body)
+	require.NoError(t, err)
+	return resp.StatusCode, string(body)
+}

@@ -1,0 +1,47 @@
+package snowplow
+
+import (
+	"encoding/base64"
+	"encoding/json"
+	"regexp"
+	"strings"
+	"time"
+)
+
+// maxNumericDate is the last second of the year 9999: RFC 3339 can write no later time.
+const maxNumericDate = 253402300799
+
+// compactJWT is the compact serialization of RFC 7515, section 7.1: nothing in it can break a header or a file.
+var compactJWT = regexp.MustCompile(`^[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+$`)
+
+// isJWT says whether s has the form of a signed JWT: three base64url parts.
+func isJWT(s string) bool { return compactJWT.MatchString(s) }
+
+// jwtTimes reads the iat and exp claims of a JWT (RFC 7519, section 4.1). What is absent or no NumericDate comes
+// back as the zero time. The signature is Snowplow's business: TLS vouches for who sent the JWT.
+func jwtTimes(jwt string) (issuedAt, expiresAt time.Time) {
+	_, rest, _ := strings.Cut(jwt, ".")
+	payload, _, _ := strings.Cut(rest, ".")
+	decoded, err := base64.RawURLEncoding.DecodeString(payload)
+	if err != nil {
+		return time.Time{}, time.Time{}
+	}
+	var claims map[string]json.RawMessage
+	if err := json.Unmarshal(decoded, &claims); err != nil {
+		return time.Time{}, time.Time{}
+	}
+	return numericDate(claims["iat"]), numericDate(claims["exp"])
+}
+
+// numericDate reads seconds since 1970, fractions allowed. The two claims are read one by one, so that a bad one
+// does not take the other with it.
+func numericDate(raw json.RawMessage) time.Time {
+	var seconds *float64
+	if err := json.Unmarshal(raw, &seconds); err != nil || seconds == nil {
+		return time.Time{}
+	}
+	if *seconds > maxNumericDate || *seconds < -maxNumericDate {
+		return time.Time{}
+	}
+	return time.Unix(int64(*seconds), 0).UTC()
+}

@@ -2,6 +2,7 @@ package snowplow
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 	"testing"
@@ -401,4 +402,18 @@ func TestSweepLeavesAnExchangeUnderWay(t *testing.T) {
 		assert.Equal(t, "jwt-1", got.JWT)
 		assert.Equal(t, 1, f.exchanges())
 	})
+}
+
+func TestTokensAndCredentialsDoNotPrintTheirSecrets(t *testing.T) {
+	t.Parallel()
+	cred := credential{Version: versionV1, APIKey: "canary", Password: "canary", ClientSecret: "canary"}
+	for _, value := range []any{
+		cred, &cred, configEntry{Credential: cred}, roleEntry{Credential: &cred},
+		token{JWT: "canary"}, issued{token: token{JWT: "canary"}}, source{credential: cred},
+	} {
+		for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%q"} {
+			assert.NotContains(t, fmt.Sprintf(verb, value), "canary", "%T with %s", value, verb)
+		}
+	}
+	assert.NotContains(t, errors.Join(fmt.Errorf("%v", cred)).Error(), "canary")
 }

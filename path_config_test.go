@@ -1,0 +1,215 @@
+package snowplow
+
+import (
+	"encoding/json"
+	"net/http"
+	"sync"
+	"testing"
+
+	"github.com/hashicorp/vault/sdk/logical"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/snowplow-vault/vault-plugin-secrets-snowplow/internal/consoletest"
+)
+
+func TestConfigIsReadBackWithoutItsSecrets(t *testing.T) {
+	t.Parallel()
+	m, console := newConfiguredMount(t)
+	assert.Equal(t, map[string]any{
+		"organization_id":     consoletest.DefaultOrganizationID,
+		"credentials_version": "v3",
+		"api_key_id":          consoletest.DefaultAPIKeyID,
+		"console_url":         console.URL,
+		"auth_url":            "https://id.snowplowanalytics.com",
+		"ca_cert":             "",
+		"request_timeout":     int64(30),
+		"ttl":                 int64(0),
+		"reuse_period":        int64(3600),
+	}, m.mustRead("config").Data)
+
+	m.mustWrite("config", v1Config(console))
+	data := m.mustRead("config").Data
+	assert.Equal(t, consoletest.DefaultUsername, data["username"])
+	assert.Equal(t, consoletest.DefaultClientID, data["client_id"])
+	for _, absent := range []string{"api_key", "password", "client_secret", "api_key_id"} {
+		assert.NotContains(t, data, absent)
+	}
+}
+
+func TestConfigThatIsNotWritten(t *testing.T) {
+	t.Parallel()
+	m := newMount(t)
+	assert.Nil(t, m.must(logical.ReadOperation, "config"), "Vault answers 404")
+	m.must(logical.DeleteOperation, "config")
+	for _, path := range []string{"token", "status"} {
+		status, message := m.refused(logical.ReadOperation, path)
+		assert.Equal(t, 400, status)
+		assert.Contains(t, message, "config is not written: write it with 'vault write snowplow/config organization_id=")
+	}
+	status, message := m.refused(logical.PatchOperation, "config", map[string]any{"ttl": 60})
+	assert.Equal(t, 400, status)
+	assert.Contains(t, message, "vault write snowplow/config")
+}
+
+func TestUpdateKeepsWhatIsLeftOut(t *testing.T) {
+	t.Parallel()
+	m, _ := newConfiguredMount(t, map[string]any{"ttl": "15m", "reuse_period": "5m", "request_timeout": "10s"})
+	before := m.mustRead("config").Data
+	m.mustWrite("config", map[string]any{"ttl": 60, "api_key_id": nil})
+	before["ttl"] = int64(60)
+	assert.Equal(t, before, m.mustRead("config").Data)
+	assert.NotEmpty(t, m.mustRead("token").Data["access_token"], "the key was lost")
+}
+
+func TestPatchOfConfig(t *testing.T) {
+	t.Parallel()
+	m, _ := newConfiguredMount(t, map[string]any{"ttl": "15m", "reuse_period": "5m", "request_timeout": "10s", "auth_url": "https://auth.example.com"})
+	m.must(logical.PatchOperation, "config", map[string]any{"ttl": nil, "reuse_period": nil, "request_timeout": nil, "auth_url": nil})
+	data := m.mustRead("config").Data
+	assert.EqualValues(t, 0, data["ttl"])
+	assert.EqualValues(t, 3600, data["reuse_period"])
+	assert.EqualValues(t, 30, data["request_timeout"])
+	assert.Equal(t, defaultAuthURL, data["auth_url"])
+
+	for _, required := range []string{"organization_id", "api_key_id", "api_key"} {
+		status, message := m.refused(logical.PatchOperation, "config", map[string]any{required: nil})
+		assert.Equal(t, 400, status)
+		assert.Contains(t, message, required+" is missing")
+	}
+	assert.NotEmpty(t, m.mustRead("token").Data["access_token"])
+}
+
+func TestConfigRefusesWhatItCannotHold(t *testing.T) {
+	t.Parallel()
+	const canary = "canary-in-a-bad-field"
+	for name, test := range map[string]struct {
+		fields map[string]any
+		says   []string
+	}{
+		"unknown field":              {map[string]any{"api_kez": canary}, []string{"unknown field api_kez", "api_key_id"}},
+		"unknown version":            {map[string]any{"credentials_version": "v4"}, []string{"credentials_version", "v3, v2 and v1"}},
+		"organization of two parts":  {map[string]any{"organization_id": "a/b"}, []string{"organization_id", "one path segment"}},
+		"organization that climbs":   {map[string]any{"organization_id": ".."}, []string{"organization_id", "one path segment"}},
+		"organization encoded":       {map[string]any{"organization_id": "a%2fb"}, []string{"organization_id"}},
+		"organization with a query":  {map[string]any{"organization_id": "a?b"}, []string{"organization_id"}},
+		"no organization":            {map[string]any{"organization_id": ""}, []string{"organization_id is missing"}},
+		"no key":                     {map[string]any{"api_key": "", "api_key_id": ""}, []string{"api_key_id, api_key is missing", "v3"}},
+		"key with a line break":      {map[string]any{"api_key": canary + "\n"}, []string{"api_key holds", "line break"}},
+		"key that adds a header":     {map[string]any{"api_key": "x\r\nX-Evil: " + canary}, []string{"api_key holds"}},
+		"key that is a list":         {map[string]any{"api_key": []any{canary}}, []string{"api_key is an object or a list"}},
+		"key that is an object":      {map[string]any{"api_key": map[string]any{"x": canary}}, []string{"api_key is an object or a list"}},
+		"key of another version":     {map[string]any{"password": canary}, []string{"password does not belong to credentials_version v3", "api_key_id, api_key"}},
+		"version without its fields": {map[string]any{"credentials_version": "v1", "username": "bot"}, []string{"password, client_id, client_secret is missing", "v1"}},
+		"plain http":                 {map[string]any{"console_url": "http://console.example.com"}, []string{"console_url is not https", "loopback"}},
+		"URL with a user part":       {map[string]any{"console_url": "https://user:" + canary + "@example.com"}, []string{"console_url", "user part"}},
+		"URL with a query":           {map[string]any{"auth_url": "https://example.com?x=" + canary}, []string{"auth_url", "query"}},
+		"no URL":                     {map[string]any{"console_url": "console"}, []string{"console_url is not a URL"}},
+		"CA that is none":            {map[string]any{"ca_cert": canary}, []string{"ca_cert", "PEM"}},
+		"CA that is a key":           {map[string]any{"ca_cert": "-----BEGIN PRIVATE KEY-----\nMEgC\n-----END PRIVATE KEY-----\n"}, []string{"ca_cert", "CERTIFICATE"}},
+		"timeout too short":          {map[string]any{"request_timeout": 0}, []string{"request_timeout", "1s to 80s"}},
+		"timeout too long":           {map[string]any{"request_timeout": "81s"}, []string{"request_timeout", "1s to 80s"}},
+		"negative ttl":               {map[string]any{"ttl": "-1s"}, []string{"ttl"}},
+		"ttl of half a second":       {map[string]any{"ttl": "500ms"}, []string{"ttl", "whole seconds"}},
+		"reuse of a word":            {map[string]any{"reuse_period": "often"}, []string{"reuse_period"}},
+		"flag of a word":             {map[string]any{"verify_connection": "perhaps"}, []string{"verify_connection"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			m, _ := newConfiguredMount(t)
+			before := m.mustRead("config").Data
+			for _, operation := range []logical.Operation{logical.UpdateOperation, logical.PatchOperation} {
+				status, message := m.refused(operation, "config", test.fields)
+				assert.Equal(t, 400, status)
+				for _, words := range test.says {
+					assert.Contains(t, message, words)
+				}
+				assert.NotContains(t, message, canary)
+			}
+			assert.Equal(t, before, m.mustRead("config").Data)
+		})
+	}
+}
+
+func TestWarningsOfConfig(t *testing.T) {
+	t.Parallel()
+	console := consoletest.NewServer(t)
+	m := newMount(t)
+	assert.Nil(t, m.mustWrite("config", v3Config(console)), "nothing to warn of")
+	for says, fields := range map[string]map[string]any{
+		"not a UUID":                           {"organization_id": "acme", "verify_connection": false},
+		"v2 is deprecated":                     {"credentials_version": "v2"},
+		"has no use for api_key_id":            {"credentials_version": "v2"},
+		"v1 is deprecated":                     v1Config(console),
+		"roles with a credential of their own": {"console_url": "http://localhost:1", "api_key": "x", "verify_connection": false},
+	} {
+		m.mustWrite("config", v3Config(console), map[string]any{"credentials_version": "v3"})
+		resp := m.mustWrite("config", fields)
+		require.NotNil(t, resp, says)
+		warnings, _ := json.Marshal(resp.Warnings)
+		assert.Contains(t, string(warnings), says)
+	}
+}
+
+func TestAFailedVerificationStoresNothing(t *testing.T) {
+	t.Parallel()
+	m, console := newConfiguredMount(t)
+	before := m.mustRead("config").Data
+	served := m.mustRead("token").Data["access_token"]
+
+	status, message := m.refused(logical.UpdateOperation, "config", map[string]any{"api_key": "wrong", "ttl": 60})
+	assert.Equal(t, 400, status)
+	assert.Contains(t, message, "nothing was stored")
+	assert.Contains(t, message, "401")
+	assert.Contains(t, message, "API keys", "where a new key is made")
+	assert.Contains(t, message, "vault write snowplow/config", "how it is written")
+
+	status, message = m.refused(logical.UpdateOperation, "config", map[string]any{"organization_id": "22222222-2222-4222-8222-222222222222"})
+	assert.Equal(t, 400, status)
+	assert.Contains(t, message, "22222222-2222-4222-8222-222222222222")
+
+	console.FailAlways(consoletest.Status(http.StatusTeapot, "short and stout", nil))
+	status, message = m.refused(logical.UpdateOperation, "config", map[string]any{"ttl": 60})
+	assert.Equal(t, 400, status)
+	assert.Contains(t, message, "short and stout")
+
+	assert.Equal(t, before, m.mustRead("config").Data)
+	assert.Equal(t, served, m.mustRead("token").Data["access_token"], "a refused write must not touch what readers get")
+	assert.EqualValues(t, 0, m.mustRead("status").Data["exchange_failures"])
+}
+
+func TestVerificationIsOneExchange(t *testing.T) {
+	t.Parallel()
+	m, console := newConfiguredMount(t)
+	m.mustWrite("config", map[string]any{"ttl": 60})
+	assert.Equal(t, 1, console.Exchanges())
+	m.mustWrite("config", map[string]any{"ttl": 30, "verify_connection": false})
+	assert.Equal(t, 1, console.Exchanges())
+	m.mustWrite("config", map[string]any{"ttl": 60})
+	assert.Equal(t, 2, console.Exchanges(), "verify_connection was stored")
+}
+
+func TestFromV2ToV3WithOneWrite(t *testing.T) {
+	t.Parallel()
+	m, console := newConfiguredMount(t)
+	m.mustWrite("config", map[string]any{"credentials_version": "v2"})
+	m.mustRead("token")
+	assert.Empty(t, console.LastRequest().Header.Get("X-API-Key-ID"))
+	m.mustWrite("config", map[string]any{"credentials_version": "v3", "api_key_id": consoletest.DefaultAPIKeyID})
+	m.mustRead("token")
+	assert.Equal(t, consoletest.DefaultAPIKeyID, console.LastRequest().Header.Get("X-API-Key-ID"))
+}
+
+func TestConcurrentWritesLoseNothing(t *testing.T) {
+	t.Parallel()
+	m, _ := newConfiguredMount(t)
+	var writers sync.WaitGroup
+	for _, fields := range []map[string]any{{"ttl": 60}, {"reuse_period": 61}, {"request_timeout": 62}} {
+		writers.Go(func() { m.mustWrite("config", fields) })
+	}
+	writers.Wait()
+	data := m.mustRead("config").Data
+	assert.EqualValues(t, 60, data["ttl"])
+	assert.EqualValues(t, 61, data["reuse_period"])
+	assert.EqualValues(t, 62, data["request_timeout"])
+}

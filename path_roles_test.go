@@ -1,0 +1,272 @@
+package snowplow
+
+import (
+	"testing"
+	"time"
+
+	"github.com/hashicorp/vault/sdk/logical"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/snowplow-vault/vault-plugin-secrets-snowplow/internal/consoletest"
+)
+
+// scopedKey adds a key to the Console, and gives the fields that write it to a role.
+func scopedKey(console *consoletest.Server, id string) map[string]any {
+	console.AddKey(consoletest.Key{ID: id, Secret: "secret-of-" + id})
+	return map[string]any{"api_key_id": id, "api_key": "secret-of-" + id}
+}
+
+// keyOf is the ID of the key that a token response came from.
+func keyOf(t *testing.T, console *consoletest.Server, resp *logical.Response) string {
+	t.Helper()
+	keyID, ok := console.Issued(resp.Data["access_token"].(string))
+	require.True(t, ok)
+	return keyID
+}
+
+func TestRolesAreWrittenReadListedAndDeleted(t *testing.T) {
+	t.Parallel()
+	m, console := newConfiguredMount(t)
+	assert.Empty(t, m.must(logical.ListOperation, "roles/").Data["keys"])
+	assert.Nil(t, m.must(logical.ReadOperation, "roles/analytics"), "Vault answers 404")
+
+	m.mustWrite("roles/analytics", scopedKey(console, "scoped"), map[string]any{"ttl": "1h"})
+	m.mustWrite("roles/ci", map[string]any{"reuse_period": 0})
+	assert.Equal(t, []string{"analytics", "ci"}, m.must(logical.ListOperation, "roles/").Data["keys"])
+	assert.Equal(t, map[string]any{"credentials_version": "v3", "api_key_id": "scoped", "ttl": int64(3600)}, m.mustRead("roles/analytics").Data)
+	assert.Equal(t, map[string]any{"reuse_period": int64(0)}, m.mustRead("roles/ci").Data)
+
+	m.mustWrite("roles/analytics", map[string]any{"reuse_period": "5m"})
+	assert.Equal(t, map[string]any{"credentials_version": "v3", "api_key_id": "scoped", "ttl": int64(3600), "reuse_period": int64(300)}, m.mustRead("roles/analytics").Data)
+
+	assert.Equal(t, "scoped", keyOf(t, console, m.mustRead("token/analytics")))
+	assert.Equal(t, consoletest.DefaultAPIKeyID, keyOf(t, console, m.mustRead("token/ci")))
+
+	m.must(logical.DeleteOperation, "roles/analytics")
+	assert.Equal(t, []string{"ci"}, m.must(logical.ListOperation, "roles/").Data["keys"])
+	for _, path := range []string{"token/analytics", "status/analytics"} {
+		status, message := m.refused(logical.ReadOperation, path)
+		assert.Equal(t, 400, status)
+		assert.Contains(t, message, `role "analytics" is not known`)
+	}
+}
+
+func TestRoleTakesFromConfigWhatItLeavesOut(t *testing.T) {
+	t.Parallel()
+	m, console := newConfiguredMount(t, map[string]any{"ttl": "15m"})
+	m.mustWrite("roles/inherits", scopedKey(console, "scoped"))
+	m.mustWrite("roles/unbounded", map[string]any{"ttl": 0})
+	assert.Equal(t, 15*time.Minute, m.mustRead("token/inherits").Secret.TTL)
+	assert.Equal(t, consoletest.DefaultOrganizationID, m.mustRead("token/inherits").Data["organization_id"])
+	assert.Greater(t, m.mustRead("token/unbounded").Secret.TTL, 23*time.Hour)
+
+	m.mustWrite("config", map[string]any{"ttl": "5m"})
+	assert.Equal(t, 5*time.Minute, m.mustRead("token/inherits").Secret.TTL)
+}
+
+func TestRoleOfAnotherOrganization(t *testing.T) {
+	t.Parallel()
+	m, console := newConfiguredMount(t)
+	const other = "99999999-2222-4333-8444-555555555555"
+	console.AddKey(consoletest.Key{OrganizationID: other, ID: "theirs", Secret: "their-secret"})
+	m.mustWrite("roles/theirs", map[string]any{"organization_id": other, "api_key_id": "theirs", "api_key": "their-secret"})
+	resp := m.mustRead("token/theirs")
+	assert.Equal(t, other, resp.Data["organization_id"])
+	assert.Equal(t, "theirs", keyOf(t, console, resp))
+	assert.Equal(t, other, m.mustRead("status/theirs").Data["organization_id"])
+}
+
+func TestRoleRefusesWhatItCannotHold(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct {
+		fields map[string]any
+		says   string
+	}{
+		"organization without a credential": {map[string]any{"organization_id": consoletest.DefaultOrganizationID}, "organization_id on a role needs a credential"},
+		"version without a credential":      {map[string]any{"credentials_version": "v3"}, "credentials_version on a role needs a credential"},
+		"half a credential":                 {map[string]any{"api_key_id": "scoped"}, "api_key is missing"},
+		"URL of its own":                    {map[string]any{"console_url": "https://evil.example.com"}, "unknown field console_url"},
+		"field of another version":          {map[string]any{"api_key_id": "a", "api_key": "b", "username": "c"}, "username does not belong"},
+		"wrong key":                         {map[string]any{"api_key_id": "a", "api_key": "b"}, "nothing was stored"},
+		"negative ttl":                      {map[string]any{"ttl": -1}, "ttl"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			m, _ := newConfiguredMount(t)
+			status, message := m.refused(logical.UpdateOperation, "roles/analytics", test.fields)
+			assert.Equal(t, 400, status)
+			assert.Contains(t, message, test.says)
+			assert.Nil(t, m.must(logical.ReadOperation, "roles/analytics"))
+		})
+	}
+}
+
+func TestRoleWithoutConfig(t *testing.T) {
+	t.Parallel()
+	m := newMount(t)
+	m.mustWrite("roles/shorter", map[string]any{"ttl": 60})
+	status, message := m.refused(logical.UpdateOperation, "roles/own", map[string]any{"api_key_id": "a", "api_key": "b", "verify_connection": false})
+	assert.Equal(t, 400, status)
+	assert.Contains(t, message, "config is not written")
+	status, message = m.refused(logical.ReadOperation, "token/shorter")
+	assert.Equal(t, 400, status)
+	assert.Contains(t, message, "config is not written")
+}
+
+func TestPatchOfRole(t *testing.T) {
+	t.Parallel()
+	m, console := newConfiguredMount(t)
+	status, message := m.refused(logical.PatchOperation, "roles/analytics", map[string]any{"ttl": 60})
+	assert.Equal(t, 400, status)
+	assert.Contains(t, message, `role "analytics" is not known`)
+
+	m.mustWrite("roles/analytics", scopedKey(console, "scoped"), map[string]any{"ttl": 60, "reuse_period": 60, "organization_id": consoletest.DefaultOrganizationID})
+	m.must(logical.PatchOperation, "roles/analytics", map[string]any{"ttl": nil, "organization_id": nil})
+	assert.Equal(t, map[string]any{"credentials_version": "v3", "api_key_id": "scoped", "reuse_period": int64(60)}, m.mustRead("roles/analytics").Data)
+
+	status, message = m.refused(logical.PatchOperation, "roles/analytics", map[string]any{"api_key": nil})
+	assert.Equal(t, 400, status)
+	assert.Contains(t, message, "api_key is missing")
+
+	m.must(logical.PatchOperation, "roles/analytics", map[string]any{"api_key": nil, "api_key_id": nil})
+	assert.Equal(t, map[string]any{"reuse_period": int64(60)}, m.mustRead("roles/analytics").Data)
+	assert.Equal(t, consoletest.DefaultAPIKeyID, keyOf(t, console, m.mustRead("token/analytics")), "config's credential")
+}
+
+func TestRolesThatShareACredentialShareItsJWT(t *testing.T) {
+	t.Parallel()
+	m, console := newConfiguredMount(t)
+	for _, name := range []string{"a", "b"} {
+		m.mustWrite("roles/own-"+name, scopedKey(console, "scoped"), map[string]any{"verify_connection": false})
+		m.mustWrite("roles/bare-"+name, map[string]any{"ttl": 60})
+	}
+	own := m.mustRead("token/own-a").Data["access_token"]
+	assert.Equal(t, own, m.mustRead("token/own-b").Data["access_token"])
+	bare := m.mustRead("token/bare-a").Data["access_token"]
+	assert.Equal(t, bare, m.mustRead("token/bare-b").Data["access_token"])
+	assert.Equal(t, bare, m.mustRead("token").Data["access_token"])
+	assert.NotEqual(t, own, bare)
+	assert.Equal(t, 2, console.Exchanges())
+}
+
+func TestAWriteToARoleLeavesOthersAlone(t *testing.T) {
+	t.Parallel()
+	m, console := newConfiguredMount(t)
+	m.mustWrite("roles/a", scopedKey(console, "a"), map[string]any{"verify_connection": false})
+	first, a := m.mustRead("token").Data["access_token"], m.mustRead("token/a").Data["access_token"]
+	m.mustWrite("roles/b", map[string]any{"ttl": 60})
+	m.mustWrite("roles/c", scopedKey(console, "c"), map[string]any{"verify_connection": false})
+	m.must(logical.DeleteOperation, "roles/c")
+	assert.Equal(t, first, m.mustRead("token").Data["access_token"])
+	assert.Equal(t, a, m.mustRead("token/a").Data["access_token"])
+}
+
+func TestRotationOfARoleWhileAnExchangeOfItsOldKeyIsUnderWay(t *testing.T) {
+	t.Parallel()
+	for name, change := range map[string]func(*mount, *consoletest.Server){
+		"new key": func(m *mount, c *consoletest.Server) { m.mustWrite("roles/analytics", scopedKey(c, "new")) },
+		"replicated new key": func(m *mount, c *consoletest.Server) {
+			entry, err := readRole(m.t.Context(), m.storage, "analytics")
+			require.NoError(m.t, err)
+			entry.Credential.APIKeyID, entry.Credential.APIKey = "new", scopedKey(c, "new")["api_key"].(string)
+			require.NoError(m.t, store(m.t.Context(), m.storage, "roles/analytics", entry))
+			m.backend.InvalidateKey(m.t.Context(), "roles/analytics")
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			m, console := newConfiguredMount(t)
+			m.mustWrite("roles/analytics", scopedKey(console, "old"), map[string]any{"verify_connection": false})
+			hold := console.Hold()
+			old := make(chan string, 1)
+			go func() { old <- keyOf(t, console, m.mustRead("token/analytics")) }()
+			<-hold.Started()
+			change(m, console)
+			assert.Equal(t, "new", keyOf(t, console, m.mustRead("token/analytics")))
+			hold.Release()
+			assert.Equal(t, "old", <-old)
+			assert.Equal(t, "new", keyOf(t, console, m.mustRead("token/analytics")))
+			exchanges := console.ExchangesOf("old")
+			m.mustWrite("roles/analytics", scopedKey(console, "old"), map[string]any{"verify_connection": false})
+			m.mustRead("token/analytics")
+			assert.Equal(t, exchanges+1, console.ExchangesOf("old"), "the JWT of the older exchange was kept")
+		})
+	}
+}
+
+func TestAWriteToARoleEndsTheWait(t *testing.T) {
+	t.Parallel()
+	m, console := newConfiguredMount(t)
+	m.mustWrite("roles/own", scopedKey(console, "scoped"), map[string]any{"verify_connection": false})
+	m.mustWrite("roles/bare", map[string]any{"ttl": 60})
+	console.RemoveKey("scoped")
+	console.RemoveKey(consoletest.DefaultAPIKeyID)
+	for role, hint := range map[string]string{"own": "vault write snowplow/roles/own ", "bare": "vault write snowplow/config "} {
+		_, message := m.refused(logical.ReadOperation, "token/"+role)
+		assert.Contains(t, message, hint, "where the key is written")
+		before := console.Exchanges()
+		m.refused(logical.ReadOperation, "token/"+role)
+		assert.Equal(t, before, console.Exchanges())
+		m.mustWrite("roles/"+role, map[string]any{"ttl": 30, "verify_connection": false})
+		m.refused(logical.ReadOperation, "token/"+role)
+		assert.Equal(t, before+1, console.Exchanges())
+	}
+}
+
+func TestLegacyCredentials(t *testing.T) {
+	t.Parallel()
+	for version, fields := range map[string]func(*consoletest.Server) map[string]any{
+		"v2": func(*consoletest.Server) map[string]any {
+			return map[string]any{"credentials_version": "v2", "api_key": consoletest.DefaultAPIKey}
+		},
+		"v1": func(c *consoletest.Server) map[string]any {
+			fields := v1Config(c)
+			delete(fields, "console_url")
+			delete(fields, "auth_url")
+			return fields
+		},
+	} {
+		t.Run(version, func(t *testing.T) {
+			t.Parallel()
+			console := consoletest.NewServer(t)
+			m := newMount(t)
+			urls := map[string]any{"console_url": console.URL, "auth_url": console.URL}
+			organization := map[string]any{"organization_id": consoletest.DefaultOrganizationID}
+			resp := m.mustWrite("config", fields(console), urls, organization)
+			require.Len(t, resp.Warnings, 1)
+			assert.Contains(t, resp.Warnings[0], version+" is deprecated")
+			assert.NotEmpty(t, m.mustRead("token").Data["access_token"])
+			assert.Equal(t, version, m.mustRead("status").Data["credentials_version"])
+
+			m.mustWrite("config", v3Config(console), map[string]any{"credentials_version": "v3"})
+			resp = m.mustWrite("roles/legacy", fields(console))
+			require.Len(t, resp.Warnings, 1)
+			assert.Contains(t, resp.Warnings[0], version+" is deprecated")
+			assert.NotEmpty(t, m.mustRead("token/legacy").Data["access_token"])
+			assert.Len(t, m.mustWrite("roles/legacy", map[string]any{"ttl": 60}).Warnings, 1, "at each write")
+		})
+	}
+}
+
+func TestRoleKeepsItsVersionWhenConfigMovesOn(t *testing.T) {
+	t.Parallel()
+	m, console := newConfiguredMount(t, map[string]any{"credentials_version": "v3"})
+	m.mustWrite("config", map[string]any{"credentials_version": "v2"})
+	m.mustWrite("roles/legacy", map[string]any{"api_key": consoletest.DefaultAPIKey})
+	m.mustWrite("config", v3Config(console), map[string]any{"credentials_version": "v3"})
+	assert.Equal(t, "v2", m.mustRead("status/legacy").Data["credentials_version"])
+	assert.NotEmpty(t, m.mustRead("token/legacy").Data["access_token"])
+}
+
+func TestUnknownRolesLeaveNothingInMemory(t *testing.T) {
+	t.Parallel()
+	m, _ := newConfiguredMount(t)
+	for _, name := range []string{"a", "b", "c"} {
+		m.refused(logical.ReadOperation, "token/"+name)
+	}
+	m.backend.current.Load().roles.Range(func(name, _ any) bool {
+		assert.Fail(t, "kept", name)
+		return true
+	})
+}

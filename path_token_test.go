@@ -1,0 +1,290 @@
+package snowplow
+
+import (
+	"context"
+	"net/http"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/hashicorp/vault/sdk/logical"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/snowplow-vault/vault-plugin-secrets-snowplow/internal/consoletest"
+)
+
+func TestTokenIsALease(t *testing.T) {
+	t.Parallel()
+	m, console := newConfiguredMount(t)
+	for _, operation := range []logical.Operation{logical.ReadOperation, logical.UpdateOperation} {
+		resp := m.must(operation, "token")
+		require.NotNil(t, resp.Secret)
+		assert.False(t, resp.Secret.Renewable)
+		assert.InDelta(t, 24*time.Hour, resp.Secret.TTL, float64(3*time.Second))
+		assert.Zero(t, resp.Secret.TTL%time.Second)
+
+		jwt := resp.Data["access_token"].(string)
+		keyID, ok := console.Issued(jwt)
+		assert.True(t, ok)
+		assert.Equal(t, consoletest.DefaultAPIKeyID, keyID)
+		_, expiresAt := jwtTimes(jwt)
+		assert.Equal(t, map[string]any{
+			"access_token":    jwt,
+			"token_type":      "Bearer",
+			"expires_at":      expiresAt.Format(time.RFC3339),
+			"organization_id": consoletest.DefaultOrganizationID,
+			"console_url":     console.URL,
+		}, resp.Data)
+		assert.Empty(t, resp.Warnings)
+	}
+	assert.Equal(t, 1, console.Exchanges())
+}
+
+func TestUpdateOfTokenTakesAnyParameters(t *testing.T) {
+	t.Parallel()
+	m, _ := newConfiguredMount(t)
+	resp := m.mustWrite("token", map[string]any{"some": "parameter"})
+	assert.NotEmpty(t, resp.Data["access_token"], "Vault Secrets Operator sends what its user has set as params")
+}
+
+func TestLeaseNeverOutlivesTheJWT(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct {
+		validity time.Duration
+		ttl      int
+		claims   func(map[string]any)
+		lease    time.Duration
+	}{
+		"short JWT":            {90 * time.Second, 0, nil, 90 * time.Second},
+		"ttl shorter":          {time.Hour, 60, nil, time.Minute},
+		"ttl longer":           {time.Minute, 3600, nil, time.Minute},
+		"no exp":               {time.Hour, 0, func(c map[string]any) { delete(c, "exp") }, 24 * time.Hour},
+		"exp that is a string": {time.Hour, 0, func(c map[string]any) { c["exp"] = "soon" }, 24 * time.Hour},
+		"exp out of reach":     {time.Hour, 0, func(c map[string]any) { c["exp"] = 1e300 }, 24 * time.Hour},
+		"no iat":               {time.Hour, 0, func(c map[string]any) { delete(c, "iat") }, time.Hour},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			m, console := newConfiguredMount(t, map[string]any{"ttl": test.ttl})
+			console.SetValidity(test.validity)
+			console.SetClaims(test.claims)
+			resp := m.mustRead("token")
+			assert.LessOrEqual(t, resp.Secret.TTL, test.lease)
+			assert.InDelta(t, test.lease, resp.Secret.TTL, float64(3*time.Second))
+			assert.Zero(t, resp.Secret.TTL%time.Second)
+		})
+	}
+}
+
+func TestAJWTTooShortForALeaseIsAnError(t *testing.T) {
+	t.Parallel()
+	m, console := newConfiguredMount(t)
+	console.SetValidity(900 * time.Millisecond)
+	status, message := m.refused(logical.ReadOperation, "token")
+	assert.Equal(t, 502, status, "a TTL of 0 would be the mount's default of 32 days")
+	assert.Contains(t, message, "expired on arrival")
+}
+
+func TestWarmReadTouchesNeitherStorageNorNetwork(t *testing.T) {
+	t.Parallel()
+	m, console := newConfiguredMount(t)
+	m.mustWrite("roles/analytics", map[string]any{"ttl": 60})
+	m.mustRead("token")
+	m.mustRead("token/analytics")
+	storage, exchanges, logged := m.storage.count(), console.Exchanges(), m.logs.String()
+	for range 10 {
+		m.mustRead("token")
+		m.mustRead("token/analytics")
+	}
+	assert.Equal(t, storage, m.storage.count())
+	assert.Equal(t, exchanges, console.Exchanges())
+	assert.Equal(t, logged, m.logs.String(), "a warm read is not worth a log line")
+}
+
+func TestAThousandReadersOfAColdMountMakeOneExchange(t *testing.T) {
+	t.Parallel()
+	m, console := newConfiguredMount(t)
+	hold := console.Hold()
+	var readers sync.WaitGroup
+	for range 1000 {
+		readers.Go(func() { m.mustRead("token") })
+	}
+	<-hold.Started()
+	hold.Release()
+	readers.Wait()
+	assert.Equal(t, 1, console.Exchanges())
+	status := m.mustRead("status").Data
+	assert.EqualValues(t, 1000, status["reads"])
+	assert.EqualValues(t, 1, status["exchanges"])
+	assert.EqualValues(t, 999, status["reused"])
+}
+
+func TestACancelledReadFailsAlone(t *testing.T) {
+	t.Parallel()
+	m, console := newConfiguredMount(t)
+	hold := console.Hold()
+	ctx, cancel := context.WithCancel(t.Context())
+	failed := make(chan error, 1)
+	go func() {
+		_, err := m.request(ctx, logical.ReadOperation, "token")
+		failed <- err
+	}()
+	<-hold.Started()
+	cancel()
+	require.ErrorIs(t, <-failed, context.Canceled)
+	served := make(chan *logical.Response, 1)
+	go func() { served <- m.mustRead("token") }()
+	hold.Release()
+	assert.NotEmpty(t, (<-served).Data["access_token"])
+	assert.Equal(t, 1, console.Exchanges())
+}
+
+func TestDeleteForgetsTheKeptJWT(t *testing.T) {
+	t.Parallel()
+	m, console := newConfiguredMount(t)
+	first := m.mustRead("token").Data["access_token"]
+	assert.Nil(t, m.must(logical.DeleteOperation, "token"))
+	assert.NotEqual(t, first, m.mustRead("token").Data["access_token"])
+	assert.Equal(t, 2, console.Exchanges())
+}
+
+func TestRevokingChangesNothing(t *testing.T) {
+	t.Parallel()
+	m, console := newConfiguredMount(t)
+	resp := m.mustRead("token")
+	m.must(logical.DeleteOperation, "config")
+	console.Close()
+	revoked, err := m.backend.HandleRequest(t.Context(), &logical.Request{
+		Operation: logical.RevokeOperation, Path: "token", Storage: m.storage, Secret: resp.Secret, Data: resp.Data,
+	})
+	require.NoError(t, err)
+	assert.Nil(t, revoked)
+}
+
+func TestRevokingKeepsTheJWTForOtherReaders(t *testing.T) {
+	t.Parallel()
+	m, console := newConfiguredMount(t)
+	resp := m.mustRead("token")
+	_, err := m.backend.HandleRequest(t.Context(), &logical.Request{
+		Operation: logical.RevokeOperation, Path: "token", Storage: m.storage, Secret: resp.Secret,
+	})
+	require.NoError(t, err)
+	assert.Equal(t, resp.Data["access_token"], m.mustRead("token").Data["access_token"])
+	assert.Equal(t, 1, console.Exchanges())
+}
+
+func TestRenewalIsRefused(t *testing.T) {
+	t.Parallel()
+	m, _ := newConfiguredMount(t)
+	resp := m.mustRead("token")
+	_, err := m.backend.HandleRequest(t.Context(), &logical.Request{
+		Operation: logical.RenewOperation, Path: "token", Storage: m.storage, Secret: resp.Secret,
+	})
+	assert.Error(t, err)
+}
+
+func TestAStaleJWTComesWithAWarning(t *testing.T) {
+	t.Parallel()
+	m, console := newConfiguredMount(t, map[string]any{"reuse_period": 1})
+	first := m.mustRead("token")
+	console.FailAlways(consoletest.Status(http.StatusInternalServerError, "", nil))
+	var stale *logical.Response
+	require.Eventually(t, func() bool {
+		stale = m.mustRead("token")
+		return len(stale.Warnings) > 0
+	}, 20*time.Second, 50*time.Millisecond)
+	assert.Equal(t, first.Data["access_token"], stale.Data["access_token"])
+	assert.Contains(t, stale.Warnings[0], "500")
+	assert.Positive(t, m.mustRead("status").Data["stale"])
+}
+
+func TestARefusedKeyIsTriedOnceAndAWriteEndsTheWait(t *testing.T) {
+	t.Parallel()
+	m, console := newConfiguredMount(t)
+	console.RemoveKey(consoletest.DefaultAPIKeyID)
+	var messages []string
+	for range 5 {
+		status, message := m.refused(logical.ReadOperation, "token")
+		assert.Equal(t, 400, status)
+		messages = append(messages, message)
+	}
+	assert.Equal(t, 1, console.Exchanges())
+	assert.Equal(t, strings.Repeat(messages[0], 5), strings.Join(messages, ""))
+	assert.Contains(t, messages[0], "Snowplow Console")
+	assert.Contains(t, messages[0], "401")
+	assert.Contains(t, messages[0], "vault write snowplow/config")
+
+	console.AddKey(consoletest.Key{ID: consoletest.DefaultAPIKeyID, Secret: consoletest.DefaultAPIKey})
+	m.mustWrite("config", map[string]any{"ttl": 60, "verify_connection": false})
+	assert.NotEmpty(t, m.mustRead("token").Data["access_token"])
+}
+
+func TestRotationWhileAnExchangeOfTheOldKeyIsUnderWay(t *testing.T) {
+	t.Parallel()
+	m, console := newConfiguredMount(t)
+	console.AddKey(consoletest.Key{ID: "new-key", Secret: "new-secret"})
+	hold := console.Hold()
+	old := make(chan string, 1)
+	go func() { old <- m.mustRead("token").Data["access_token"].(string) }()
+	<-hold.Started()
+
+	m.mustWrite("config", map[string]any{"api_key_id": "new-key", "api_key": "new-secret"})
+	for range 3 {
+		keyID, _ := console.Issued(m.mustRead("token").Data["access_token"].(string))
+		assert.Equal(t, "new-key", keyID)
+	}
+	hold.Release()
+	keyID, _ := console.Issued(<-old)
+	assert.Equal(t, consoletest.DefaultAPIKeyID, keyID, "the one who waited gets what it waited for")
+	keyID, _ = console.Issued(m.mustRead("token").Data["access_token"].(string))
+	assert.Equal(t, "new-key", keyID, "the old exchange's JWT was kept")
+}
+
+func TestRotationUnderLoad(t *testing.T) {
+	t.Parallel()
+	m, console := newConfiguredMount(t)
+	for _, id := range []string{"key-0", "key-1"} {
+		console.AddKey(consoletest.Key{ID: id, Secret: "secret-of-" + id})
+	}
+	m.mustWrite("config", map[string]any{"api_key_id": "key-0", "api_key": "secret-of-key-0"})
+
+	var mu sync.Mutex
+	current, previous := "key-0", "key-0" // what a read that begins now may get: during a write, either
+	stop := make(chan struct{})
+	var readers sync.WaitGroup
+	for range 8 {
+		readers.Go(func() {
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				mu.Lock()
+				before := []string{current, previous}
+				mu.Unlock()
+				keyID, _ := console.Issued(m.mustRead("token").Data["access_token"].(string))
+				mu.Lock()
+				allowed := append(before, current, previous)
+				mu.Unlock()
+				assert.Contains(t, allowed, keyID)
+			}
+		})
+	}
+	for i := range 40 {
+		next := []string{"key-1", "key-0"}[i%2]
+		mu.Lock()
+		previous, current = current, next
+		mu.Unlock()
+		m.mustWrite("config", map[string]any{"api_key_id": next, "api_key": "secret-of-" + next})
+		mu.Lock()
+		previous = next
+		mu.Unlock()
+		keyID, _ := console.Issued(m.mustRead("token").Data["access_token"].(string))
+		assert.Equal(t, next, keyID, "a read after the write got a JWT of the old key")
+	}
+	close(stop)
+	readers.Wait()
+}

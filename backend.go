@@ -83,8 +83,10 @@ func newBackend() *backend {
 // HandleRequest answers in Vault's terms what the handlers answer in the engine's: a mistake of the caller with
 // 400, a failed exchange with the status that says whose fault it is.
 func (b *backend) HandleRequest(ctx context.Context, req *logical.Request) (*logical.Response, error) {
-	if err := refuseNested(req.Data); err != nil {
-		return logical.ErrorResponse(err.Error()), nil
+	if len(req.Data) > 0 {
+		if err := refuseNested(req.Data, b.Route(req.Path)); err != nil {
+			return logical.ErrorResponse(err.Error()), nil
+		}
 	}
 	resp, err := b.Backend.HandleRequest(ctx, req)
 	var invalid *invalidRequest

@@ -51,7 +51,7 @@ type token struct {
 	JWT        string
 	IssuedAt   time.Time     // by Snowplow's clock
 	ExpiresAt  time.Time     // by Snowplow's clock
-	Validity   time.Duration // counted from ObtainedAt, so that a clock that is set does not change it
+	Validity   time.Duration // counted from ObtainedAt, whatever Snowplow's clock says
 	ObtainedAt time.Time     // by Vault's clock; set by the issuer
 }
 
@@ -61,8 +61,14 @@ func (t token) String() string { return "JWT valid until " + t.ExpiresAt.Format(
 // GoString does for %#v what String does for the other verbs.
 func (t token) GoString() string { return t.String() }
 
+// age is the time since the exchange, by the clock that has run further: the monotonic one stands still while a
+// machine sleeps, and the other one can be set back.
+func (t token) age(now time.Time) time.Duration {
+	return max(now.Sub(t.ObtainedAt), now.Round(0).Sub(t.ObtainedAt.Round(0)))
+}
+
 // remaining is how long the JWT is valid from now on.
-func (t token) remaining(now time.Time) time.Duration { return t.Validity - now.Sub(t.ObtainedAt) }
+func (t token) remaining(now time.Time) time.Duration { return t.Validity - t.age(now) }
 
 // client exchanges credentials for JWTs at one Console. It keeps its connections open between exchanges.
 type client struct {

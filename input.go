@@ -49,11 +49,13 @@ func readInput(req *logical.Request, data *framework.FieldData) (input, error) {
 }
 
 // refuseNested refuses objects and lists by name, before the framework does: its error would repeat their content.
-func refuseNested(fields map[string]any) error {
+func refuseNested(fields map[string]any, path *framework.Path) error {
 	for name, value := range fields {
 		switch value.(type) {
 		case map[string]any, []any:
-			return invalidf("%s is an object or a list: accepted is a single value", printable(name, 64))
+			if path != nil && path.Fields[name] != nil {
+				return invalidf("%s is an object or a list: accepted is a single value", name)
+			}
 		}
 	}
 	return nil

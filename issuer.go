@@ -163,7 +163,7 @@ func (s *slot) reusable(reuse time.Duration) *token {
 		return nil
 	}
 	now := time.Now()
-	fresh := now.Sub(s.kept.ObtainedAt) < reuse
+	fresh := s.kept.age(now) < reuse
 	if remaining := s.kept.remaining(now); !fresh || remaining < min(minStaleValidity, s.kept.Validity/lastPart) || remaining < minValidity {
 		return nil
 	}

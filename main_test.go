@@ -1,12 +1,17 @@
 package snowplow
 
 import (
+	"flag"
 	"testing"
 
 	"go.uber.org/goleak"
 )
 
 func TestMain(m *testing.M) {
+	// These tests wait for pauses and sockets more than for a processor. A flag on the command line wins.
+	if err := flag.Set("test.parallel", "32"); err != nil {
+		panic(err)
+	}
 	// A dependency of the SDK starts this one when it is imported.
 	goleak.VerifyTestMain(m, goleak.IgnoreTopFunction("go.opencensus.io/stats/view.(*worker).start"))
 }

@@ -1,7 +1,7 @@
 package snowplow
 
 import (
-	"net/http"
+	"fmt"
 	"testing"
 	"time"
 
@@ -86,31 +86,31 @@ func TestCountersOutlastWritesAndAreOnePathsOwn(t *testing.T) {
 
 func TestNoSecretGetsOut(t *testing.T) {
 	t.Parallel()
-	m, console := newConfiguredMount(t, map[string]any{"reuse_period": 0})
-	var outputs []string
-	note := func(resp *logical.Response, err error) {
-		_, message := refusal(t, resp, err)
-		outputs = append(outputs, message)
-	}
-	for _, status := range []int{400, 401, 403, 404, 418, 429, 500, 503} {
-		console.FailAlways(consoletest.Echo(status))
-		for _, config := range []map[string]any{v3Config(console), v1Config(console)} {
-			version := map[string]any{"credentials_version": "v3"}
-			m.mustWrite("config", version, config, map[string]any{"verify_connection": false, "request_timeout": 1})
-			note(m.request(t.Context(), logical.ReadOperation, "token"))
-			note(m.request(t.Context(), logical.UpdateOperation, "config", map[string]any{"verify_connection": true}))
-			outputs = append(outputs, m.mustRead("status").Data["last_error"].(string))
+	for _, status := range []int{200, 400, 401, 403, 404, 418, 429, 500, 503} {
+		for version, config := range map[string]func(*consoletest.Server) map[string]any{"v3": v3Config, "v1": v1Config} {
+			t.Run(fmt.Sprint(status, " to ", version), func(t *testing.T) {
+				t.Parallel()
+				console := consoletest.NewServer(t)
+				m := newMount(t)
+				m.mustWrite("config", config(console), map[string]any{"verify_connection": false, "request_timeout": 1})
+				console.FailAlways(consoletest.Echo(status))
+				_, reading := m.refused(logical.ReadOperation, "token")
+				_, writing := m.refused(logical.UpdateOperation, "config", map[string]any{"ttl": 60})
+				lastError := m.mustRead("status").Data["last_error"].(string)
+				require.NotEmpty(t, lastError)
+
+				console.ClearFaults()
+				m.mustWrite("config", map[string]any{"ttl": 60})
+				jwt := m.mustRead("token").Data["access_token"].(string)
+				logs := m.logs.String()
+				require.Contains(t, logs, "failed", "the failure is logged")
+				require.Contains(t, logs, "valid_until", "the exchange is logged")
+				for _, output := range []string{reading, writing, lastError, logs} {
+					for _, secret := range []string{consoletest.DefaultAPIKey, consoletest.DefaultPassword, consoletest.DefaultClientSecret, jwt} {
+						assert.NotContains(t, output, secret)
+					}
+				}
+			})
 		}
 	}
-	console.ClearFaults()
-	m.mustWrite("config", map[string]any{"verify_connection": true})
-	resp := m.mustRead("token")
-	outputs = append(outputs, m.logs.String())
-	for _, output := range outputs {
-		for _, secret := range []string{consoletest.DefaultAPIKey, consoletest.DefaultPassword, consoletest.DefaultClientSecret, resp.Data["access_token"].(string)} {
-			require.NotContains(t, output, secret)
-		}
-	}
-	assert.Contains(t, m.logs.String(), http.StatusText(http.StatusTeapot), "the failures are logged")
-	assert.Contains(t, m.logs.String(), "valid_until", "the exchanges are logged")
 }

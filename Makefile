@@ -1,0 +1,52 @@
+MODULE := github.com/snowplow-vault/vault-plugin-secrets-snowplow
+PLUGIN := vault-plugin-secrets-snowplow
+
+VERSION  ?= $(or $(shell git describe --tags --exact-match --match 'v[0-9]*' 2>/dev/null),v0.0.0-dev)
+COMMIT   ?= $(or $(shell git rev-parse --short HEAD 2>/dev/null),unknown)
+FUZZTIME ?= 30s
+
+# A go.work of the user's in a parent folder is none of ours.
+export GOWORK := off
+
+help: ## List these targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' Makefile
+
+build: ## Build the plugin: bin/vault-plugin-secrets-snowplow
+	CGO_ENABLED=0 go build -race=false -trimpath \
+		-ldflags '-s -w -X $(MODULE).Version=$(VERSION) -X $(MODULE).Commit=$(COMMIT)' \
+		-o bin/$(PLUGIN) ./cmd/$(PLUGIN)
+
+test: build ## Run every test; the acceptance tests on a real Vault
+	scripts/test.sh
+
+demo: build ## Show the engine at work, on a Vault dev server and a fake Console
+	scripts/demo.sh
+
+dev: build ## The demo's Vault and Console, left running until Ctrl-C
+	scripts/dev.sh
+
+lint: export CGO_ENABLED := 0
+lint: ## gofmt, go vet, staticcheck, and the syntax of the scripts
+	@unformatted=$$(gofmt -l .) || exit 1; \
+		if [ -n "$$unformatted" ]; then echo "gofmt -w these: $$unformatted" >&2; exit 1; fi
+	go vet ./...
+	go tool -modfile=tools/lint/go.mod staticcheck ./...
+	@for script in .ci/run scripts/*.sh; do bash -n "$$script" || exit 1; done
+
+fuzz: ## Run each fuzz target for FUZZTIME (30s)
+	@targets=$$(go test -list '^Fuzz' .) || { echo "$$targets" >&2; exit 1; }; \
+		for target in $$(echo "$$targets" | grep '^Fuzz'); do \
+			echo "== $$target"; \
+			go test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) . || exit 1; \
+		done
+
+bench: build ## Measure what a read costs
+	scripts/bench.sh
+
+soak: build ## Put load on the engine for a long time
+	scripts/soak.sh
+
+clean: ## Remove what was built; the Vault kept in the user's cache folder stays
+	rm -rf bin dist
+
+.PHONY: help build test demo dev lint fuzz bench soak clean

@@ -1,0 +1,34 @@
+#!/usr/bin/env bash
+# Every test: first those that need only Go, then the acceptance tests on a
+# real Vault. "make test" builds the plugin and calls this.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+# shellcheck source=scripts/lib.sh
+. scripts/lib.sh
+forget_vault_variables
+
+# The race detector needs a C compiler that works, and nothing else here does.
+# A trial is the only test of that which holds; what it builds is used again.
+race=-race
+export CGO_ENABLED=1
+if ! reason=$(go test -race -run '^$' errors 2>&1); then
+	race=-race=false
+	export CGO_ENABLED=0
+fi
+say_race() {
+	if [[ $race == -race=false ]]; then
+		printf '\nWITHOUT THE RACE DETECTOR: it does not work here, so data races go unnoticed.\n'
+		printf 'It wants a C compiler (for example gcc with libc6-dev). The trial said:\n%s\n\n' "$reason"
+	fi
+} >&2
+say_race
+
+say "unit tests"
+go test "$race" ./...
+
+say "acceptance tests"
+if ! vault=$(scripts/vault.sh); then
+	fail "the acceptance tests need a Vault, and there is none (see above)"
+fi
+VAULT_ACC=1 VAULT_BIN=$vault go test "$race" -count=1 -timeout=20m ./acceptance/...
+say_race

@@ -61,14 +61,12 @@ func readConfig(ctx context.Context, storage logical.Storage) (*configEntry, err
 }
 
 func (b *backend) pathConfig() *framework.Path {
-	write := &framework.PathOperation{
-		Callback:                    b.writeConfig,
-		Summary:                     "Write the connection to Snowplow and the default credential.",
-		Responses:                   writeResponses,
-		ForwardPerformanceStandby:   true,
-		ForwardPerformanceSecondary: true,
-		DisplayAttrs:                &framework.DisplayAttributes{OperationVerb: "configure"},
-	}
+	write := changing(framework.PathOperation{
+		Callback:     b.writeConfig,
+		Summary:      "Write the connection to Snowplow and the default credential; fields that are left out keep their value.",
+		Responses:    writeResponses,
+		DisplayAttrs: &framework.DisplayAttributes{OperationVerb: "configure"},
+	})
 	return &framework.Path{
 		Pattern:        configStorageKey,
 		Fields:         configFields(),
@@ -77,28 +75,24 @@ func (b *backend) pathConfig() *framework.Path {
 		Operations: map[logical.Operation]framework.OperationHandler{
 			logical.CreateOperation: write,
 			logical.UpdateOperation: write,
-			logical.PatchOperation: &framework.PathOperation{
-				Callback:                    b.writeConfig,
-				Summary:                     "Change some fields of config; null takes an optional field back to its default.",
-				Responses:                   writeResponses,
-				ForwardPerformanceStandby:   true,
-				ForwardPerformanceSecondary: true,
-				DisplayAttrs:                &framework.DisplayAttributes{OperationVerb: "patch", OperationSuffix: "configuration"},
-			},
+			logical.PatchOperation: changing(framework.PathOperation{
+				Callback:     b.writeConfig,
+				Summary:      "Change some fields of config; null takes an optional field back to its default.",
+				Responses:    writeResponses,
+				DisplayAttrs: &framework.DisplayAttributes{OperationVerb: "patch", OperationSuffix: "configuration"},
+			}),
 			logical.ReadOperation: &framework.PathOperation{
 				Callback:     b.readConfig,
 				Summary:      "Read the configuration, without its secrets.",
 				Responses:    okResponse("The configuration, without its secrets.", readableFields(configFields())),
 				DisplayAttrs: &framework.DisplayAttributes{OperationVerb: "read", OperationSuffix: "configuration"},
 			},
-			logical.DeleteOperation: &framework.PathOperation{
-				Callback:                    b.deleteConfig,
-				Summary:                     "Delete the configuration; leases stay revocable.",
-				Responses:                   noContent("The configuration is deleted."),
-				ForwardPerformanceStandby:   true,
-				ForwardPerformanceSecondary: true,
-				DisplayAttrs:                &framework.DisplayAttributes{OperationVerb: "delete", OperationSuffix: "configuration"},
-			},
+			logical.DeleteOperation: changing(framework.PathOperation{
+				Callback:     b.deleteConfig,
+				Summary:      "Delete the configuration; leases stay revocable.",
+				Responses:    noContent("The configuration is deleted."),
+				DisplayAttrs: &framework.DisplayAttributes{OperationVerb: "delete", OperationSuffix: "configuration"},
+			}),
 		},
 		HelpSynopsis:    "The connection to Snowplow, and the default credential.",
 		HelpDescription: strings.TrimSpace(configHelp),

@@ -77,14 +77,12 @@ func (b *backend) pathRole() *framework.Path {
 	fields := roleFields()
 	maps.Copy(fields, roleNameField("name"))
 	write := func(verb, summary string) *framework.PathOperation {
-		return &framework.PathOperation{
-			Callback:                    b.writeRole,
-			Summary:                     summary,
-			Responses:                   writeResponses,
-			ForwardPerformanceStandby:   true,
-			ForwardPerformanceSecondary: true,
-			DisplayAttrs:                &framework.DisplayAttributes{OperationVerb: verb, OperationSuffix: "role"},
-		}
+		return changing(framework.PathOperation{
+			Callback:     b.writeRole,
+			Summary:      summary,
+			Responses:    writeResponses,
+			DisplayAttrs: &framework.DisplayAttributes{OperationVerb: verb, OperationSuffix: "role"},
+		})
 	}
 	return &framework.Path{
 		Pattern:        "roles/" + framework.GenericNameRegex("name"),
@@ -101,14 +99,12 @@ func (b *backend) pathRole() *framework.Path {
 				Responses:    okResponse("What the role says itself; the rest comes from config.", readableFields(roleFields())),
 				DisplayAttrs: &framework.DisplayAttributes{OperationVerb: "read", OperationSuffix: "role"},
 			},
-			logical.DeleteOperation: &framework.PathOperation{
-				Callback:                    b.deleteRole,
-				Summary:                     "Delete a role; its leases stay revocable.",
-				Responses:                   noContent("The role is deleted."),
-				ForwardPerformanceStandby:   true,
-				ForwardPerformanceSecondary: true,
-				DisplayAttrs:                &framework.DisplayAttributes{OperationVerb: "delete", OperationSuffix: "role"},
-			},
+			logical.DeleteOperation: changing(framework.PathOperation{
+				Callback:     b.deleteRole,
+				Summary:      "Delete a role; its leases stay revocable.",
+				Responses:    noContent("The role is deleted."),
+				DisplayAttrs: &framework.DisplayAttributes{OperationVerb: "delete", OperationSuffix: "role"},
+			}),
 		},
 		HelpSynopsis:    "A credential, or lease times, for one team.",
 		HelpDescription: strings.TrimSpace(roleHelp),

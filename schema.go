@@ -76,6 +76,13 @@ func leaseFields() map[string]*framework.FieldSchema {
 	}
 }
 
+// changing is an operation that writes to storage, which the active node of the primary cluster alone can.
+func changing(operation framework.PathOperation) *framework.PathOperation {
+	operation.ForwardPerformanceStandby = true
+	operation.ForwardPerformanceSecondary = true
+	return &operation
+}
+
 // readableFields is the schema of an answer: the fields of the path but for those that are only written.
 func readableFields(fields map[string]*framework.FieldSchema, without ...string) map[string]*framework.FieldSchema {
 	readable := maps.Clone(fields)

@@ -106,12 +106,16 @@ func (c credential) readable() map[string]any {
 
 // merge writes the credential fields of a request over c, and takes out what the version has no use for: a secret
 // that stayed behind unseen could later be sent to a URL that it was not written for. The names of those come back.
-func (c *credential) merge(in input) (dropped []string, err error) {
-	if version, given := in.text("credentials_version"); given && version != "" {
-		if !slices.Contains([]string{versionV3, versionV2, versionV1}, version) {
-			return nil, invalidf("credentials_version is none that Snowplow offers: accepted are v3, v2 and v1")
-		}
+// A version that is not said, or cleared, is defaultVersion.
+func (c *credential) merge(in input, defaultVersion string) (dropped []string, err error) {
+	version, given := in.text("credentials_version")
+	switch {
+	case slices.Contains([]string{versionV3, versionV2, versionV1}, version):
 		c.Version = version
+	case version != "":
+		return nil, invalidf("credentials_version is none that Snowplow offers: accepted are v3, v2 and v1")
+	case given, c.Version == "":
+		c.Version = defaultVersion
 	}
 	if organizationID, given := in.text("organization_id"); given {
 		c.OrganizationID = organizationID

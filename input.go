@@ -79,8 +79,13 @@ func (in input) text(name string) (value string, given bool) {
 	return in.data.Get(name).(string), true
 }
 
-// flag is a bool field, or its default.
-func (in input) flag(name string) bool { return in.data.Get(name).(bool) }
+// flag is a bool field, or its default where it is left out or cleared.
+func (in input) flag(name string) bool {
+	if given, cleared := in.given(name); !given || cleared {
+		return in.data.Schema[name].Default.(bool)
+	}
+	return in.data.Get(name).(bool)
+}
 
 // endpoint is a URL field, the stored one where it is left out and fallback where it is cleared.
 func (in input) endpoint(name, stored, fallback string) (string, error) {

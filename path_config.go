@@ -38,7 +38,6 @@ type configEntry struct {
 func newConfigEntry() *configEntry {
 	return &configEntry{
 		endpoints:      endpoints{ConsoleURL: defaultConsoleURL, AuthURL: defaultAuthURL},
-		Credential:     credential{Version: versionV3},
 		RequestTimeout: defaultRequestTimeout,
 		ReusePeriod:    defaultReusePeriod,
 	}
@@ -211,7 +210,7 @@ func (c *configEntry) apply(in input) (warnings []string, err error) {
 		return nil, invalidf("request_timeout is out of range: accepted is 1s to 80s")
 	}
 
-	dropped, err := c.Credential.merge(in)
+	dropped, err := c.Credential.merge(in, versionV3)
 	if err != nil {
 		return nil, err
 	}

@@ -189,6 +189,27 @@ func TestVerificationIsOneExchange(t *testing.T) {
 	assert.Equal(t, 2, console.Exchanges(), "verify_connection was stored")
 }
 
+func TestNullDoesNotSwitchVerificationOff(t *testing.T) {
+	t.Parallel()
+	m, _ := newConfiguredMount(t)
+	for _, operation := range []logical.Operation{logical.UpdateOperation, logical.PatchOperation} {
+		_, message := m.refused(operation, "config", map[string]any{"api_key": "wrong", "verify_connection": nil})
+		assert.Contains(t, message, "nothing was stored")
+	}
+}
+
+func TestPatchTakesTheVersionBackToItsDefault(t *testing.T) {
+	t.Parallel()
+	m, console := newConfiguredMount(t)
+	m.mustWrite("config", map[string]any{"credentials_version": "v2"})
+	m.mustWrite("roles/legacy", map[string]any{"api_key": consoletest.DefaultAPIKey})
+	m.must(logical.PatchOperation, "config", map[string]any{"credentials_version": nil, "api_key_id": consoletest.DefaultAPIKeyID})
+	assert.Equal(t, "v3", m.mustRead("config").Data["credentials_version"])
+	m.must(logical.PatchOperation, "roles/legacy", map[string]any{"credentials_version": nil, "api_key_id": consoletest.DefaultAPIKeyID})
+	assert.Equal(t, "v3", m.mustRead("roles/legacy").Data["credentials_version"])
+	assert.Equal(t, consoletest.DefaultAPIKeyID, keyOf(t, console, m.mustRead("token/legacy")))
+}
+
 func TestFromV2ToV3WithOneWrite(t *testing.T) {
 	t.Parallel()
 	m, console := newConfiguredMount(t)

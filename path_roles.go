@@ -232,15 +232,14 @@ func (r *roleEntry) apply(in input, config *connection) (warnings []string, err 
 	}
 
 	var cred credential
-	switch {
-	case r.Credential != nil:
+	if r.Credential != nil {
 		cred = *r.Credential
-	case config != nil:
-		cred.Version = config.Credential.Version
-	default:
-		cred.Version = versionV3
 	}
-	dropped, err := cred.merge(in)
+	defaultVersion := versionV3
+	if config != nil {
+		defaultVersion = config.Credential.Version
+	}
+	dropped, err := cred.merge(in, defaultVersion)
 	if err != nil {
 		return nil, err
 	}

@@ -84,7 +84,7 @@ func newBackend() *backend {
 // 400, a failed exchange with the status that says whose fault it is.
 func (b *backend) HandleRequest(ctx context.Context, req *logical.Request) (*logical.Response, error) {
 	if len(req.Data) > 0 {
-		if err := refuseNested(req.Data, b.Route(req.Path)); err != nil {
+		if err := checkTypes(req.Data, b.Route(req.Path)); err != nil {
 			return logical.ErrorResponse(err.Error()), nil
 		}
 	}

@@ -332,7 +332,7 @@ func TestInvalidateDropsWhatWasDerived(t *testing.T) {
 	m.mustRead("token/analytics")
 
 	// Another node changes what is stored.
-	entry, err := readConfig(t.Context(), m.storage)
+	entry, err := loadConfig(t.Context(), m.storage)
 	require.NoError(t, err)
 	entry.TTL = 2 * time.Minute
 	require.NoError(t, store(t.Context(), m.storage, configStorageKey, entry))

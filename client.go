@@ -1,7 +1,6 @@
 package snowplow
 
 import (
-	"bytes"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -28,6 +27,8 @@ const (
 	maxAnswer = 1 << 20
 	// maxAnswerHeader bounds the header block, which Go would read up to 10 MiB of.
 	maxAnswerHeader = 64 << 10
+	// maxRefusal is how much is read of an answer that is shown in part.
+	maxRefusal = 64 << 10
 	// maxExcerpt is how many characters of a refusal are shown.
 	maxExcerpt = 200
 
@@ -81,11 +82,19 @@ type client struct {
 func newClient(caCert, userAgent string, now func() time.Time) (*client, error) {
 	transport := cleanhttp.DefaultPooledTransport()
 	transport.TLSClientConfig = &tls.Config{MinVersion: tls.VersionTLS12}
+	// For one small request now and then, HTTP/2 would bring connections that outlive their mount, and no more.
+	transport.ForceAttemptHTTP2 = false
 	// The exchange as a whole is bounded by request_timeout; a shorter bound within it would blur "no answer".
 	transport.TLSHandshakeTimeout = 0
 	transport.MaxResponseHeaderBytes = maxAnswerHeader
 	// An answer that unpacks to a gigabyte is none that Snowplow sends.
 	transport.DisableCompression = true
+	transport.OnProxyConnectResponse = func(_ context.Context, _ *url.URL, _ *http.Request, answer *http.Response) error {
+		if answer.StatusCode == http.StatusOK {
+			return nil
+		}
+		return &failure{message: "Snowplow Console is unreachable: the proxy that the plugin's environment names answered with status " + statusLine(answer.StatusCode)}
+	}
 	if caCert != "" {
 		roots, err := trustedRoots(caCert)
 		if err != nil {
@@ -125,11 +134,11 @@ func trustedRoots(bundle string) (*x509.CertPool, error) {
 	return roots, nil
 }
 
-// close gives up the connections that are kept open; an exchange under way ends on its own.
+// close gives up the connections that are kept open. An exchange under way ends on its own, and its connection with it.
 func (c *client) close() { c.http.CloseIdleConnections() }
 
-// exchange gets a JWT for cred, retries of passing failures included, within timeout. Its errors are a *failure,
-// or the context's own.
+// exchange gets a JWT for cred, retries of passing failures included, within timeout. Its errors are a *failure, the
+// context's own, or an *invalidRequest where no request can be made of cred and to.
 func (c *client) exchange(ctx context.Context, cred credential, to endpoints, timeout time.Duration) (token, error) {
 	bounded, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
@@ -146,6 +155,8 @@ func (c *client) exchange(ctx context.Context, cred credential, to endpoints, ti
 		CheckRetry:   attempt.mayRetry,
 		Backoff:      attempt.pause,
 		ErrorHandler: retryablehttp.PassthroughErrorHandler,
+		// Called before each try, logger or not.
+		RequestLogHook: func(retryablehttp.Logger, *http.Request, int) { attempt.started = c.now() },
 	}
 	// What came of it is in attempt: retryablehttp forgets the last answer when time runs out in a pause.
 	answer, err := retrying.Do(request)
@@ -172,6 +183,8 @@ type attempt struct {
 	timeout time.Duration
 
 	tlsFailed atomic.Pointer[error] // set where the transport dials, which may outlive the try
+	started   time.Time             // the last try, by the client's clock
+	answered  time.Time             // when its answer's header had come
 	token     token
 	failure   *failure // of the last try
 }
@@ -249,12 +262,13 @@ func (a *attempt) pause(least, most time.Duration, try int, _ *http.Response) ti
 // read judges an answer: a nil error means that a.token holds the JWT.
 func (a *attempt) read(answer *http.Response) error {
 	defer answer.Body.Close()
+	a.answered = a.client.now()
 	switch status := answer.StatusCode; {
 	case status == http.StatusOK:
 		return a.readToken(answer)
 	case status == http.StatusUnauthorized, status == http.StatusForbidden:
 		return a.failuref(failureRefused, "refused the %s with status %s", a.cred.noun(), statusLine(status))
-	case status == http.StatusNotFound:
+	case status == http.StatusNotFound && a.cred.Version != versionV1: // a bot user's request names no organization
 		return a.failuref(failureUnknownOrganization, "does not know the organization %s, status %s", a.cred.OrganizationID, statusLine(status))
 	case status == http.StatusTooManyRequests:
 		failed := a.failuref(failureRateLimited, "has had too many requests, status %s", statusLine(status))
@@ -268,10 +282,7 @@ func (a *attempt) read(answer *http.Response) error {
 	case status >= 400:
 		return a.failuref(failureRejected, "rejected the request with status %s: %q", statusLine(status), a.excerpt(answer.Body))
 	case status >= 300:
-		field, _ := a.to.of(a.cred.Version)
-		failed := a.failuref(failureUpstream, "answered with a redirect, status %s, which is not followed: check %s", statusLine(status), field)
-		failed.permanent = true
-		return failed
+		return a.redirected("status " + statusLine(status))
 	default:
 		return a.failuref(failureUpstream, "sent a malformed answer: status %s where 200 is expected", statusLine(status))
 	}
@@ -305,28 +316,25 @@ func (a *attempt) readToken(answer *http.Response) error {
 }
 
 // accept works out how long a JWT may be used. Of the two clocks the later one counts, so that no lease outlives
-// its JWT where Vault's clock is behind; where it is ahead, the lease ends early.
+// its JWT where Vault's clock is behind; where it is ahead, the lease ends early. Snowplow tells its time to the
+// second, so a smaller difference goes unseen.
 func (a *attempt) accept(jwt string, expiresIn json.RawMessage, date string) error {
 	now := a.client.now()
+	took := now.Sub(a.started)
 	issuedAt, expiresAt := jwtTimes(jwt)
-	if expiresAt.IsZero() {
-		validity := assumedValidity
-		var seconds float64
-		if json.Unmarshal(expiresIn, &seconds) == nil && seconds > 0 && seconds < validity.Seconds() {
-			validity = time.Duration(seconds) * time.Second
-		}
-		a.token = token{JWT: jwt, IssuedAt: now.UTC(), ExpiresAt: now.Add(validity).UTC(), Validity: validity}
-		return nil
-	}
-
-	// Both are cut to the second: by the time they are read, up to one more has passed.
 	theirs := issuedAt
 	if sentAt, err := http.ParseTime(date); err == nil && sentAt.After(issuedAt) {
 		theirs = sentAt
 	}
 	latest := now
-	if theirs.After(now) {
-		latest = theirs.Add(time.Second)
+	switch {
+	case expiresAt.IsZero():
+		expiresAt = a.started.Add(validityOf(expiresIn)).UTC()
+	case theirs.After(a.answered), took >= time.Second:
+		// It was cut to the second, and written at any time since the try began: a slow answer hides a difference.
+		if bound := theirs.Add(time.Second + took); bound.After(now) {
+			latest = bound
+		}
 	}
 	validity := expiresAt.Sub(latest)
 	if validity < minValidity {
@@ -336,10 +344,20 @@ func (a *attempt) accept(jwt string, expiresIn json.RawMessage, date string) err
 		return failed
 	}
 	if issuedAt.IsZero() {
-		issuedAt = now.UTC()
+		issuedAt = a.started.UTC()
 	}
 	a.token = token{JWT: jwt, IssuedAt: issuedAt, ExpiresAt: expiresAt, Validity: validity}
 	return nil
+}
+
+// validityOf is how long a JWT counts as valid that does not say it itself, by the expires_in that comes with those of
+// v1 (RFC 6749, section 5.1) if that is shorter.
+func validityOf(expiresIn json.RawMessage) time.Duration {
+	var seconds float64
+	if json.Unmarshal(expiresIn, &seconds) == nil && seconds > 0 && seconds < assumedValidity.Seconds() {
+		return time.Duration(seconds * float64(time.Second))
+	}
+	return assumedValidity
 }
 
 func clockReading(at time.Time) string {
@@ -352,24 +370,41 @@ func clockReading(at time.Time) string {
 // broken says why no answer came, without what a server or a proxy may have put into the error.
 func (a *attempt) broken(err error) *failure {
 	var dns *net.DNSError
-	var dial *net.OpError
+	var op *net.OpError
+	_ = errors.As(err, &op)
 	handshake := a.tlsFailed.Swap(nil)
 	switch {
 	case handshake != nil:
-		failed := a.failuref(failureUpstream, "failed the TLS handshake: %s; if its certificate is signed by a CA of your own, write that CA's certificate to ca_cert",
-			printable(redact((*handshake).Error(), a.cred.secrets()), maxExcerpt))
-		var certificate *tls.CertificateVerificationError
-		failed.permanent = errors.As(*handshake, &certificate)
-		return failed
+		return a.tlsFailure(*handshake)
+	case op != nil && op.Op == "remote error": // an alert after the handshake: a client certificate is asked for
+		return a.tlsFailure(op)
 	case errors.As(err, &dns):
 		return a.failuref(failureUpstream, "is unreachable: its host name cannot be resolved (%s)", dns.Err)
-	case errors.As(err, &dial) && (dial.Op == "dial" || dial.Op == "proxyconnect"):
-		return a.failuref(failureUpstream, "is unreachable: %s", dial.Err)
+	case op != nil && (op.Op == "dial" || op.Op == "proxyconnect"):
+		return a.failuref(failureUpstream, "is unreachable: %s", op.Err)
+	// net/http has no types for these.
 	case strings.Contains(err.Error(), "response headers exceeded"):
 		return a.failuref(failureUpstream, "sent an oversized answer: more than %d bytes of header", maxAnswerHeader)
+	case strings.Contains(err.Error(), "failed to parse Location header"):
+		return a.redirected("to no URL")
 	default:
 		return a.failuref(failureUpstream, "sent a malformed answer, or broke the connection before it was whole")
 	}
+}
+
+func (a *attempt) tlsFailure(err error) *failure {
+	failed := a.failuref(failureUpstream, "failed the TLS handshake: %s; if its certificate is signed by a CA of your own, write that CA's certificate to ca_cert",
+		presentable(err.Error(), maxExcerpt, a.cred.secrets()))
+	var certificate *tls.CertificateVerificationError
+	failed.permanent = errors.As(err, &certificate)
+	return failed
+}
+
+func (a *attempt) redirected(how string) *failure {
+	field, _ := a.to.of(a.cred.Version)
+	failed := a.failuref(failureUpstream, "answered with a redirect, %s, which is not followed: check %s", how, field)
+	failed.permanent = true
+	return failed
 }
 
 func (a *attempt) timedOut() *failure {
@@ -382,13 +417,17 @@ func (a *attempt) failuref(kind failureKind, format string, args ...any) *failur
 	return &failure{kind: kind, message: "Snowplow Console at " + target + " " + fmt.Sprintf(format, args...)}
 }
 
-// excerpt shows the beginning of a body. Where it was cut, the last word goes too: it may be half a secret.
+// excerpt shows the beginning of a body: of the first half of what was read, since half a secret may stand at its end.
 func (a *attempt) excerpt(body io.Reader) string {
-	read, _ := io.ReadAll(io.LimitReader(body, maxAnswer))
-	if len(read) == maxAnswer {
-		read = read[:bytes.LastIndexAny(read, " \n\t")+1]
+	read, _ := io.ReadAll(io.LimitReader(body, maxRefusal))
+	shown := read
+	if len(read) == maxRefusal {
+		shown = read[:maxRefusal/2]
 	}
-	return excerpt(string(read), maxExcerpt, a.cred.secrets())
+	if repeatsAny(string(read), a.cred.secrets()) {
+		return withheld
+	}
+	return excerpt(string(shown), maxExcerpt, nil)
 }
 
 // retryAfter reads Retry-After (RFC 9110, section 10.2.3): seconds or a date; 0 where it is absent or neither.

@@ -123,6 +123,8 @@ func (c *credential) merge(in input, defaultVersion string) (dropped []string, e
 	var foreign []string
 	for _, field := range credentialFields {
 		value, given := in.text(field.name)
+		// Editors end files with a line break, and no key or password ends with one.
+		value = strings.TrimRight(value, "\r\n")
 		stored := field.in(c)
 		switch {
 		case field.belongsTo(c.Version):
@@ -167,7 +169,7 @@ func (c credential) check() error {
 	}
 	for name, value := range map[string]string{"api_key_id": c.APIKeyID, "api_key": c.APIKey} {
 		if !headerValue.MatchString(value) {
-			return invalidf("%s holds white space or a character that no API key has: write it as Console shows it, without a line break at its end", name)
+			return invalidf("%s holds white space or a character that no API key has: write it as Console shows it", name)
 		}
 	}
 	return nil
@@ -208,7 +210,7 @@ func (c *credential) bind(in input, to endpoints) error {
 // mayGoTo refuses to send c to another origin than the one it was written for.
 func (c credential) mayGoTo(to endpoints) error {
 	field, target := to.of(c.Version)
-	if c.WrittenFor == origin(target) {
+	if c.WrittenFor != "" && c.WrittenFor == origin(target) {
 		return nil
 	}
 	var secrets []string
@@ -218,6 +220,6 @@ func (c credential) mayGoTo(to endpoints) error {
 		}
 	}
 	names := strings.Join(secrets, " and ")
-	return invalidf("%s was written for %s and is not sent to %s, which %s now names: write %s again for the new URL",
-		names, c.WrittenFor, origin(target), field, names)
+	return invalidf("a credential goes to the host alone that it was written for, here %s, and not to %s, which %s now names: write %s again for the new URL",
+		c.WrittenFor, origin(target), field, names)
 }

@@ -143,6 +143,14 @@ func TestAKeyGoesWhereItWasWrittenForAndNowhereElse(t *testing.T) {
 		"a dot at the end of the host": {false, func(_, console string) []step {
 			return []step{refusedWrite("config", map[string]any{"console_url": strings.Replace(console, "127.0.0.1", "127.0.0.1.", 1), "verify_connection": false})}
 		}},
+		"a host that only looks the same": {false, func(_, console string) []step {
+			var steps []step
+			// Go's ToLower makes an ASCII i of the first; net/http sends the request to xn--….
+			for _, host := range []string{"console.analytİcs.example", "console.analyt%C4%B0cs.example", "console.analytics.eẞample", "ｃonsole.analytics.example"} {
+				steps = append(steps, refusedWrite("config", map[string]any{"console_url": "https://" + host, "verify_connection": false}))
+			}
+			return append([]step{write("config", map[string]any{"console_url": "https://console.analytics.example", "api_key": "canary", "verify_connection": false})}, steps...)
+		}},
 		"a backslash and a line break": {false, func(evil, console string) []step {
 			return []step{
 				refusedWrite("config", map[string]any{"console_url": console + `\@` + strings.TrimPrefix(evil, "http://"), "verify_connection": false}),

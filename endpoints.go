@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"net/netip"
 	"net/url"
+	"regexp"
 	"strconv"
 	"strings"
 )
@@ -35,6 +36,8 @@ func parseEndpoint(field, raw string) (string, error) {
 	switch {
 	case err != nil, u.Opaque != "", u.Hostname() == "", !validPort(u):
 		return "", invalidf("%s is not a URL: accepted is one like %s", field, defaultConsoleURL)
+	case !asciiHost.MatchString(u.Hostname()):
+		return "", invalidf("%s has a host with other characters than a host name in DNS has: write an international name as xn--…", field)
 	case u.User != nil, strings.ContainsAny(raw, "?#@"):
 		return "", invalidf("%s has a query, a fragment or a user part: accepted are scheme, host, port and path alone", field)
 	case u.Scheme == "https", u.Scheme == "http" && isLoopback(u.Hostname()):
@@ -43,6 +46,10 @@ func parseEndpoint(field, raw string) (string, error) {
 		return "", invalidf("%s is not https: accepted are https, and http to a loopback address", field)
 	}
 }
+
+// asciiHost is a host name or address that net/http sends as it is. It maps any other by rules of its own, by which
+// names that look different can be the same, and the other way round.
+var asciiHost = regexp.MustCompile(`^[A-Za-z0-9._:-]+$`)
 
 func validPort(u *url.URL) bool {
 	if strings.HasSuffix(u.Host, ":") {
@@ -57,11 +64,11 @@ func isLoopback(host string) bool {
 	return strings.EqualFold(host, "localhost") || err == nil && address.Unmap().IsLoopback()
 }
 
-// origin is the scheme, host and port of a URL (RFC 6454, section 4). A dot at the end of the host makes another
-// origin on purpose: resolvers may look the two names up differently.
+// origin is the scheme, host and port of a URL (RFC 6454, section 4), empty if it has none that can be compared. A
+// dot at the end of the host makes another origin on purpose: resolvers may look the two names up differently.
 func origin(target string) string {
 	u, err := url.Parse(target)
-	if err != nil {
+	if err != nil || !asciiHost.MatchString(u.Hostname()) {
 		return ""
 	}
 	scheme := strings.ToLower(u.Scheme)

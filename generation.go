@@ -75,7 +75,7 @@ func (g *generation) close() {
 // connection is config of this generation, from memory but for the first time.
 func (g *generation) connection(ctx context.Context, storage logical.Storage) (*connection, error) {
 	return g.config.get(func() (*connection, error) {
-		entry, err := readConfig(ctx, storage)
+		entry, err := loadConfig(ctx, storage)
 		if err != nil {
 			return nil, err
 		}
@@ -107,7 +107,7 @@ func (g *generation) source(ctx context.Context, req *logical.Request, role stri
 		entry, _ = g.roles.LoadOrStore(role, &lazy[source]{})
 	}
 	s, err := entry.(*lazy[source]).get(func() (*source, error) {
-		stored, err := readRole(ctx, req.Storage, role)
+		stored, err := loadRole(ctx, req.Storage, role)
 		if err != nil {
 			return nil, err
 		}

@@ -48,26 +48,46 @@ func readInput(req *logical.Request, data *framework.FieldData) (input, error) {
 	return input{data: data, patch: req.Operation == logical.PatchOperation}, nil
 }
 
-// refuseNested refuses objects and lists by name, before the framework does: its error would repeat their content.
-func refuseNested(fields map[string]any, path *framework.Path) error {
+// checkTypes refuses fields whose value is not of their type, before the framework does: its error would repeat the
+// value, which may be a secret that went into the wrong field.
+func checkTypes(fields map[string]any, path *framework.Path) error {
+	if path == nil {
+		return nil
+	}
+	data := &framework.FieldData{Raw: fields, Schema: path.Fields}
 	for name, value := range fields {
-		switch value.(type) {
-		case map[string]any, []any:
-			if path != nil && path.Fields[name] != nil {
-				return invalidf("%s is an object or a list: accepted is a single value", name)
-			}
+		schema := path.Fields[name]
+		if schema == nil || value == "" {
+			continue
+		}
+		if _, _, err := data.GetOkErr(name); err == nil {
+			continue
+		}
+		switch schema.Type {
+		case framework.TypeBool:
+			return invalidf("%s is not a flag: accepted are true and false", name)
+		case framework.TypeDurationSecond:
+			return notADuration(name)
+		default:
+			return invalidf("%s is an object or a list: accepted is a single value", name)
 		}
 	}
 	return nil
 }
 
-// given says whether the request has the field, and whether it asks to clear it.
+func notADuration(field string) error {
+	return invalidf("%s is not a duration in whole seconds of 0 or more: accepted is one like 90, 30s or 1h", field)
+}
+
+// given says whether the request has the field, and whether it asks to clear it. An empty value clears, in whatever
+// write: that is what an unset variable of a script comes to.
 func (in input) given(name string) (given, cleared bool) {
-	raw, present := in.data.Raw[name]
-	if present && raw == nil {
+	switch raw, present := in.data.Raw[name]; {
+	case present && raw == nil:
 		return in.patch, in.patch
+	default:
+		return present, raw == ""
 	}
-	return present, false
 }
 
 // text is a string field; a cleared one is empty.
@@ -107,9 +127,10 @@ func (in input) duration(name string) (value *time.Duration, given bool, err err
 	if !given || cleared {
 		return nil, given, nil
 	}
-	parsed, err := parseutil.ParseDurationSecond(in.data.Raw[name])
+	// As text: a JSON number with a fraction would be cut to whole seconds.
+	parsed, err := parseutil.ParseDurationSecond(fmt.Sprint(in.data.Raw[name]))
 	if err != nil || parsed < 0 || parsed%time.Second != 0 {
-		return nil, true, invalidf("%s is not a duration in whole seconds of 0 or more: accepted is one like 90, 30s or 1h", name)
+		return nil, true, notADuration(name)
 	}
 	return &parsed, true, nil
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/singleflight"
@@ -37,12 +38,14 @@ func newIssuer(lifetime context.Context) *issuer {
 type slot struct {
 	flight singleflight.Group
 
-	mu         sync.Mutex
-	kept       *token
-	failed     *failure  // why the last exchange brought nothing; nil after one that did
-	notBefore  time.Time // no exchange until then
-	generation int       // counts what is forgotten: an exchange that began in an older one keeps nothing
-	underway   int       // exchanges
+	// users are the readers and exchanges that hold the slot; one that is held is not swept away.
+	users atomic.Int64
+
+	mu        sync.Mutex
+	kept      *token
+	failed    *failure  // why the last exchange brought nothing; nil after one that did
+	notBefore time.Time // no exchange until then
+	forgotten int       // how often: an exchange that began before the last time keeps nothing
 }
 
 // issued is a JWT for one reader, and how it was come by.
@@ -55,9 +58,17 @@ type issued struct {
 // issue hands out a JWT for cred: the kept one while it is younger than reuse, or one from an exchange that all
 // readers who arrive meanwhile share. With a reuse of 0, every call makes an exchange of its own and none is kept.
 func (i *issuer) issue(ctx context.Context, cred credential, reuse time.Duration, exchange exchangeFunc) (issued, error) {
-	s := i.slot(cred)
+	s := i.hold(cred)
+	defer s.users.Add(-1)
 	if reuse == 0 {
-		return s.own(ctx, exchange)
+		ctx, cancel := context.WithCancel(ctx)
+		defer cancel()
+		defer context.AfterFunc(i.lifetime, cancel)()
+		t, made, err := s.exchange(ctx, exchange, false)
+		if err != nil {
+			return s.standIn(err)
+		}
+		return issued{token: t, exchanged: made}, nil
 	}
 	if t := s.reusable(reuse); t != nil {
 		return issued{token: *t}, nil
@@ -83,10 +94,13 @@ func (i *issuer) issue(ctx context.Context, cred credential, reuse time.Duration
 	}
 }
 
-// slot finds or makes the slot of a credential.
-func (i *issuer) slot(cred credential) *slot {
+// hold finds or makes the slot of a credential. The caller lets go of it by users.Add(-1).
+func (i *issuer) hold(cred credential) *slot {
 	i.mu.RLock()
 	s := i.slots[cred]
+	if s != nil {
+		s.users.Add(1)
+	}
 	i.mu.RUnlock()
 	if s != nil {
 		return s
@@ -97,6 +111,7 @@ func (i *issuer) slot(cred credential) *slot {
 		s = &slot{}
 		i.slots[cred] = s
 	}
+	s.users.Add(1)
 	return s
 }
 
@@ -114,17 +129,19 @@ func (i *issuer) kept(cred credential) *token {
 
 // forget drops the JWT kept for cred. The wait after a failure goes on.
 func (i *issuer) forget(cred credential) {
-	s := i.slot(cred)
+	s := i.hold(cred)
+	defer s.users.Add(-1)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.kept = nil
-	s.generation++
+	s.forgotten++
 	s.flight.Forget("")
 }
 
 // retry ends the wait after a failure.
 func (i *issuer) retry(cred credential) {
-	s := i.slot(cred)
+	s := i.hold(cred)
+	defer s.users.Add(-1)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.notBefore = time.Time{}
@@ -147,7 +164,7 @@ func (i *issuer) sweep() {
 		if s.kept != nil && s.kept.remaining(now) <= 0 {
 			s.kept = nil
 		}
-		idle := s.kept == nil && s.underway == 0 && !now.Before(s.notBefore)
+		idle := s.kept == nil && s.users.Load() == 0 && !now.Before(s.notBefore)
 		s.mu.Unlock()
 		if idle {
 			delete(i.slots, cred)
@@ -170,22 +187,17 @@ func (s *slot) reusable(reuse time.Duration) *token {
 	return s.kept
 }
 
-// own makes an exchange for one reader alone.
-func (s *slot) own(ctx context.Context, exchange exchangeFunc) (issued, error) {
-	t, made, err := s.exchange(ctx, exchange, false)
-	return issued{token: t, exchanged: made}, err
-}
-
 // exchange makes an exchange unless the last one failed a moment ago, and notes what came of it. made says whether
 // it was made.
 func (s *slot) exchange(ctx context.Context, exchange exchangeFunc, keep bool) (t token, made bool, err error) {
+	s.users.Add(1)
+	defer s.users.Add(-1)
 	s.mu.Lock()
 	if s.failed != nil && time.Now().Before(s.notBefore) {
 		defer s.mu.Unlock()
 		return token{}, false, s.failed
 	}
-	generation := s.generation
-	s.underway++
+	forgotten := s.forgotten
 	s.mu.Unlock()
 
 	t, err = exchange(ctx)
@@ -193,8 +205,7 @@ func (s *slot) exchange(ctx context.Context, exchange exchangeFunc, keep bool) (
 
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.underway--
-	if s.generation != generation {
+	if s.forgotten != forgotten {
 		return t, true, err
 	}
 	var failed *failure

@@ -356,20 +356,22 @@ func TestAReaderThatGivesUpIsNoFailureOfTheCredential(t *testing.T) {
 
 func TestExchangesEndWithTheMount(t *testing.T) {
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		lifetime, end := context.WithCancel(t.Context())
-		i, f := newIssuer(lifetime), &fakeExchange{takes: time.Hour}
-		failed := make(chan error, 1)
-		go func() {
-			_, err := i.issue(t.Context(), keyA, time.Hour, f.exchange)
-			failed <- err
-		}()
-		synctest.Wait()
-		begun := time.Now()
-		end()
-		assert.ErrorIs(t, <-failed, context.Canceled)
-		assert.Zero(t, time.Since(begun))
-	})
+	for _, reuse := range []time.Duration{0, time.Hour} {
+		synctest.Test(t, func(t *testing.T) {
+			lifetime, end := context.WithCancel(t.Context())
+			i, f := newIssuer(lifetime), &fakeExchange{takes: time.Hour}
+			failed := make(chan error, 1)
+			go func() {
+				_, err := i.issue(t.Context(), keyA, reuse, f.exchange)
+				failed <- err
+			}()
+			synctest.Wait()
+			begun := time.Now()
+			end()
+			assert.ErrorIs(t, <-failed, context.Canceled)
+			assert.Zero(t, time.Since(begun))
+		})
+	}
 }
 
 func TestSweepReleasesWhatHasEnded(t *testing.T) {
@@ -401,6 +403,29 @@ func TestSweepLeavesAnExchangeUnderWay(t *testing.T) {
 		require.NoError(t, err)
 		assert.Equal(t, "jwt-1", got.JWT)
 		assert.Equal(t, 1, f.exchanges())
+	})
+}
+
+func TestSweepLeavesASlotThatAReaderHolds(t *testing.T) {
+	t.Parallel()
+	i := newIssuer(t.Context())
+	s := i.hold(keyA)
+	i.sweep()
+	assert.Same(t, s, i.slots[keyA], "readers that come now would make an exchange of their own")
+	s.users.Add(-1)
+	i.sweep()
+	assert.Empty(t, i.slots)
+}
+
+func TestTheKeptJWTStandsInForReadersWithoutReuseToo(t *testing.T) {
+	inBubble(t, func(t *testing.T, i *issuer, f *fakeExchange) {
+		kept, err := i.issue(t.Context(), keyA, time.Hour, f.exchange)
+		require.NoError(t, err)
+		f.set(func(f *fakeExchange) { f.err = &failure{kind: failureUpstream, message: "down"} })
+		got, err := i.issue(t.Context(), keyA, 0, f.exchange)
+		require.NoError(t, err)
+		assert.Equal(t, kept.JWT, got.JWT)
+		assert.NotNil(t, got.stale)
 	})
 }
 

@@ -8,8 +8,11 @@ import (
 	"time"
 )
 
-// maxNumericDate is the last second of the year 9999: RFC 3339 can write no later time.
-const maxNumericDate = 253402300799
+// What Go takes for no time, and what RFC 3339 cannot write, is out of these bounds: the years 1 to 9999.
+const (
+	minNumericDate = -62135596799
+	maxNumericDate = 253402300799
+)
 
 // compactJWT is the compact serialization of RFC 7515, section 7.1: nothing in it can break a header or a file.
 var compactJWT = regexp.MustCompile(`^[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+$`)
@@ -40,8 +43,9 @@ func numericDate(raw json.RawMessage) time.Time {
 	if err := json.Unmarshal(raw, &seconds); err != nil || seconds == nil {
 		return time.Time{}
 	}
-	if *seconds > maxNumericDate || *seconds < -maxNumericDate {
+	if *seconds > maxNumericDate {
 		return time.Time{}
 	}
-	return time.Unix(int64(*seconds), 0).UTC()
+	// Before the year 1 is as long over as the year 1.
+	return time.Unix(int64(max(*seconds, minNumericDate)), 0).UTC()
 }

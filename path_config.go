@@ -43,8 +43,8 @@ func newConfigEntry() *configEntry {
 	}
 }
 
-// readConfig is config as it is stored, nil if it is not.
-func readConfig(ctx context.Context, storage logical.Storage) (*configEntry, error) {
+// loadConfig is config as it is stored, nil if it is not.
+func loadConfig(ctx context.Context, storage logical.Storage) (*configEntry, error) {
 	stored, err := storage.Get(ctx, configStorageKey)
 	if err != nil {
 		return nil, fmt.Errorf("reading config from storage: %w", err)
@@ -147,7 +147,7 @@ func (b *backend) writeConfig(ctx context.Context, req *logical.Request, data *f
 	}
 	b.configWrite.Lock()
 	defer b.configWrite.Unlock()
-	entry, err := readConfig(ctx, req.Storage)
+	entry, err := loadConfig(ctx, req.Storage)
 	if err != nil {
 		return nil, err
 	}
@@ -227,14 +227,17 @@ func (c *configEntry) apply(in input) (warnings []string, err error) {
 	if len(dropped) > 0 {
 		warnings = append(warnings, droppedWarning(dropped, c.Credential.Version))
 	}
-	if !isNew && (origin(before.ConsoleURL) != origin(c.ConsoleURL) || origin(before.AuthURL) != origin(c.AuthURL)) {
-		warnings = append(warnings, "the URL has changed: roles with a credential of their own are refused until that is written again")
+	if !isNew && origin(before.ConsoleURL) != origin(c.ConsoleURL) {
+		warnings = append(warnings, "console_url has changed: roles with an API key of their own are refused until it is written again")
+	}
+	if !isNew && origin(before.AuthURL) != origin(c.AuthURL) {
+		warnings = append(warnings, "auth_url has changed: roles with a bot user of their own (v1) are refused until it is written again")
 	}
 	return warnings, nil
 }
 
 func (b *backend) readConfig(ctx context.Context, req *logical.Request, _ *framework.FieldData) (*logical.Response, error) {
-	entry, err := readConfig(ctx, req.Storage)
+	entry, err := loadConfig(ctx, req.Storage)
 	if err != nil || entry == nil {
 		return nil, err
 	}

@@ -95,13 +95,14 @@ func TestConfigRefusesWhatItCannotHold(t *testing.T) {
 		"organization with a query":  {map[string]any{"organization_id": "a?b"}, []string{"organization_id"}},
 		"no organization":            {map[string]any{"organization_id": ""}, []string{"organization_id is missing"}},
 		"no key":                     {map[string]any{"api_key": "", "api_key_id": ""}, []string{"api_key_id, api_key is missing", "v3"}},
-		"key with a line break":      {map[string]any{"api_key": canary + "\n"}, []string{"api_key holds", "line break"}},
+		"key of two lines":           {map[string]any{"api_key": canary + "\n" + canary}, []string{"api_key holds"}},
 		"key that adds a header":     {map[string]any{"api_key": "x\r\nX-Evil: " + canary}, []string{"api_key holds"}},
 		"key that is a list":         {map[string]any{"api_key": []any{canary}}, []string{"api_key is an object or a list"}},
 		"key that is an object":      {map[string]any{"api_key": map[string]any{"x": canary}}, []string{"api_key is an object or a list"}},
 		"key of another version":     {map[string]any{"password": canary}, []string{"password does not belong to credentials_version v3", "api_key_id, api_key"}},
 		"version without its fields": {map[string]any{"credentials_version": "v1", "username": "bot"}, []string{"password, client_id, client_secret is missing", "v1"}},
 		"plain http":                 {map[string]any{"console_url": "http://console.example.com"}, []string{"console_url is not https", "loopback"}},
+		"international host":         {map[string]any{"console_url": "https://exämple.com"}, []string{"console_url", "xn--"}},
 		"URL with a user part":       {map[string]any{"console_url": "https://user:" + canary + "@example.com"}, []string{"console_url", "user part"}},
 		"URL with a query":           {map[string]any{"auth_url": "https://example.com?x=" + canary}, []string{"auth_url", "query"}},
 		"no URL":                     {map[string]any{"console_url": "console"}, []string{"console_url is not a URL"}},
@@ -109,10 +110,12 @@ func TestConfigRefusesWhatItCannotHold(t *testing.T) {
 		"CA that is a key":           {map[string]any{"ca_cert": "-----BEGIN PRIVATE KEY-----\nMEgC\n-----END PRIVATE KEY-----\n"}, []string{"ca_cert", "CERTIFICATE"}},
 		"timeout too short":          {map[string]any{"request_timeout": 0}, []string{"request_timeout", "1s to 80s"}},
 		"timeout too long":           {map[string]any{"request_timeout": "81s"}, []string{"request_timeout", "1s to 80s"}},
-		"negative ttl":               {map[string]any{"ttl": "-1s"}, []string{"ttl"}},
-		"ttl of half a second":       {map[string]any{"ttl": "500ms"}, []string{"ttl", "whole seconds"}},
-		"reuse of a word":            {map[string]any{"reuse_period": "often"}, []string{"reuse_period"}},
-		"flag of a word":             {map[string]any{"verify_connection": "perhaps"}, []string{"verify_connection"}},
+		"negative ttl":               {map[string]any{"ttl": "-1s"}, []string{"ttl is not a duration", "30s"}},
+		"ttl of half a second":       {map[string]any{"ttl": "500ms"}, []string{"ttl is not a duration in whole seconds"}},
+		"ttl of half a second, JSON": {map[string]any{"ttl": json.Number("0.5")}, []string{"ttl is not a duration in whole seconds"}},
+		"ttl that is a list":         {map[string]any{"ttl": []any{canary}}, []string{"ttl is not a duration"}},
+		"reuse of a word":            {map[string]any{"reuse_period": canary}, []string{"reuse_period is not a duration"}},
+		"flag of a word":             {map[string]any{"verify_connection": canary}, []string{"verify_connection is not a flag", "true and false"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -137,11 +140,12 @@ func TestWarningsOfConfig(t *testing.T) {
 	m := newMount(t)
 	assert.Nil(t, m.mustWrite("config", v3Config(console)), "nothing to warn of")
 	for says, fields := range map[string]map[string]any{
-		"not a UUID":                           {"organization_id": "acme", "verify_connection": false},
-		"v2 is deprecated":                     {"credentials_version": "v2"},
-		"has no use for api_key_id":            {"credentials_version": "v2"},
-		"v1 is deprecated":                     v1Config(console),
-		"roles with a credential of their own": {"console_url": "http://localhost:1", "api_key": "x", "verify_connection": false},
+		"not a UUID":                {"organization_id": "acme", "verify_connection": false},
+		"v2 is deprecated":          {"credentials_version": "v2"},
+		"has no use for api_key_id": {"credentials_version": "v2"},
+		"v1 is deprecated":          v1Config(console),
+		"console_url has changed: roles with an API key": {"console_url": "http://localhost:1", "api_key": "x", "verify_connection": false},
+		"auth_url has changed: roles with a bot user":    {"auth_url": "https://auth.example.com"},
 	} {
 		m.mustWrite("config", v3Config(console), map[string]any{"credentials_version": "v3"})
 		resp := m.mustWrite("config", fields)
@@ -189,13 +193,34 @@ func TestVerificationIsOneExchange(t *testing.T) {
 	assert.Equal(t, 2, console.Exchanges(), "verify_connection was stored")
 }
 
-func TestNullDoesNotSwitchVerificationOff(t *testing.T) {
+func TestAnEmptyValueDoesNotSwitchVerificationOff(t *testing.T) {
 	t.Parallel()
 	m, _ := newConfiguredMount(t)
 	for _, operation := range []logical.Operation{logical.UpdateOperation, logical.PatchOperation} {
-		_, message := m.refused(operation, "config", map[string]any{"api_key": "wrong", "verify_connection": nil})
-		assert.Contains(t, message, "nothing was stored")
+		for _, empty := range []any{nil, ""} {
+			_, message := m.refused(operation, "config", map[string]any{"api_key": "wrong", "verify_connection": empty})
+			assert.Contains(t, message, "nothing was stored")
+		}
 	}
+}
+
+func TestAnEmptyValueIsTheDefault(t *testing.T) {
+	t.Parallel()
+	m, _ := newConfiguredMount(t, map[string]any{"ttl": "15m", "reuse_period": "5m", "request_timeout": "10s"})
+	m.mustWrite("config", map[string]any{"ttl": "", "reuse_period": "", "request_timeout": "", "auth_url": ""})
+	data := m.mustRead("config").Data
+	assert.EqualValues(t, 0, data["ttl"])
+	assert.EqualValues(t, 3600, data["reuse_period"])
+	assert.EqualValues(t, 30, data["request_timeout"])
+}
+
+func TestALineBreakAtTheEndOfAKeyIsTakenOff(t *testing.T) {
+	t.Parallel()
+	m, console := newConfiguredMount(t)
+	m.mustWrite("config", map[string]any{"api_key": consoletest.DefaultAPIKey + "\n"})
+	v1 := v1Config(console)
+	v1["password"] = consoletest.DefaultPassword + "\r\n"
+	m.mustWrite("config", v1)
 }
 
 func TestPatchTakesTheVersionBackToItsDefault(t *testing.T) {

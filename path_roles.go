@@ -38,8 +38,8 @@ func unknownRole(mount, name string) error {
 	return invalidf("role %q is not known: 'vault list %sroles' shows those that are", name, mount)
 }
 
-// readRole is a role as it is stored, nil if it is not.
-func readRole(ctx context.Context, storage logical.Storage, name string) (*roleEntry, error) {
+// loadRole is a role as it is stored, nil if it is not.
+func loadRole(ctx context.Context, storage logical.Storage, name string) (*roleEntry, error) {
 	stored, err := storage.Get(ctx, roleStoragePrefix+name)
 	if err != nil {
 		return nil, fmt.Errorf("reading role %q from storage: %w", name, err)
@@ -152,7 +152,7 @@ func (b *backend) listRoles(ctx context.Context, req *logical.Request, _ *framew
 }
 
 func (b *backend) readRole(ctx context.Context, req *logical.Request, data *framework.FieldData) (*logical.Response, error) {
-	entry, err := readRole(ctx, req.Storage, data.Get("name").(string))
+	entry, err := loadRole(ctx, req.Storage, data.Get("name").(string))
 	if err != nil || entry == nil {
 		return nil, err
 	}
@@ -181,7 +181,7 @@ func (b *backend) writeRole(ctx context.Context, req *logical.Request, data *fra
 	lock := locksutil.LockForKey(b.roleWrites, name)
 	lock.Lock()
 	defer lock.Unlock()
-	entry, err := readRole(ctx, req.Storage, name)
+	entry, err := loadRole(ctx, req.Storage, name)
 	if err != nil {
 		return nil, err
 	}
@@ -245,8 +245,9 @@ func (r *roleEntry) apply(in input, config *connection) (warnings []string, err 
 	}
 	if cred.empty() {
 		r.Credential = nil
-		for _, name := range []string{"organization_id", "credentials_version"} {
-			if value, _ := in.text(name); value != "" {
+		version, _ := in.text("credentials_version")
+		for name, value := range map[string]string{"organization_id": cred.OrganizationID, "credentials_version": version} {
+			if value != "" {
 				return nil, invalidf("%s on a role needs a credential of the role's own: write %s with it, or leave it to config", name, namesOf(cred.Version))
 			}
 		}

@@ -129,7 +129,10 @@ func TestPatchOfRole(t *testing.T) {
 	assert.Equal(t, 400, status)
 	assert.Contains(t, message, "api_key is missing")
 
-	m.must(logical.PatchOperation, "roles/analytics", map[string]any{"api_key": nil, "api_key_id": nil})
+	m.mustWrite("roles/analytics", map[string]any{"organization_id": consoletest.DefaultOrganizationID})
+	_, message = m.refused(logical.PatchOperation, "roles/analytics", map[string]any{"api_key": nil, "api_key_id": nil})
+	assert.Contains(t, message, "organization_id on a role needs a credential", "the role would silently serve another organization")
+	m.must(logical.PatchOperation, "roles/analytics", map[string]any{"api_key": nil, "api_key_id": nil, "organization_id": nil})
 	assert.Equal(t, map[string]any{"reuse_period": int64(60)}, m.mustRead("roles/analytics").Data)
 	assert.Equal(t, consoletest.DefaultAPIKeyID, keyOf(t, console, m.mustRead("token/analytics")), "config's credential")
 }
@@ -167,7 +170,7 @@ func TestRotationOfARoleWhileAnExchangeOfItsOldKeyIsUnderWay(t *testing.T) {
 	for name, change := range map[string]func(*mount, *consoletest.Server){
 		"new key": func(m *mount, c *consoletest.Server) { m.mustWrite("roles/analytics", scopedKey(c, "new")) },
 		"replicated new key": func(m *mount, c *consoletest.Server) {
-			entry, err := readRole(m.t.Context(), m.storage, "analytics")
+			entry, err := loadRole(m.t.Context(), m.storage, "analytics")
 			require.NoError(m.t, err)
 			entry.Credential.APIKeyID, entry.Credential.APIKey = "new", scopedKey(c, "new")["api_key"].(string)
 			require.NoError(m.t, store(m.t.Context(), m.storage, "roles/analytics", entry))

@@ -97,7 +97,7 @@ func (b *backend) readToken(ctx context.Context, req *logical.Request, data *fra
 	}
 	issued, err := current.issuer.issue(ctx, source.credential, source.reuse, b.exchangeFor(source, req.Path))
 	if err != nil {
-		return nil, withRemedy(err, req.MountPoint+source.path)
+		return nil, withRemedy(err, req.MountPoint+source.path, source.credential)
 	}
 	return b.lease(source, issued)
 }

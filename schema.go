@@ -105,5 +105,8 @@ func noContent(description string) map[int][]framework.Response {
 	return map[int][]framework.Response{http.StatusNoContent: {{Description: description}}}
 }
 
-// writeResponses is how a write is answered: without content, or with warnings alone.
-var writeResponses = noContent("The fields are stored.")
+// writeResponses is how a write is answered.
+var writeResponses = map[int][]framework.Response{
+	http.StatusNoContent: {{Description: "The fields are stored."}},
+	http.StatusOK:        {{Description: "The fields are stored; the answer has warnings."}},
+}

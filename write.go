@@ -23,20 +23,24 @@ func (b *backend) verify(ctx context.Context, in input, path string, config conf
 	started := time.Now()
 	if _, err := client.exchange(ctx, cred, config.endpoints, config.RequestTimeout); err != nil {
 		b.Logger().Warn("verifying a credential failed", "path", path, "duration", time.Since(started).String(), "error", err)
-		return fmt.Errorf("verifying the connection failed, so nothing was stored: %w", withRemedy(err, path))
+		return fmt.Errorf("verifying the connection failed, so nothing was stored: %w", withRemedy(err, path, cred))
 	}
 	return nil
 }
 
-// withRemedy adds to a failed exchange what its reader can do, where the one who holds the credential of path must act.
-func withRemedy(err error, path string) error {
+// withRemedy adds to a failed exchange what those can do who may write the credential, which is stored at path.
+func withRemedy(err error, path string, cred credential) error {
 	var failed *failure
 	if !errors.As(err, &failed) {
 		return err
 	}
 	switch failed.kind {
 	case failureRefused:
-		return fmt.Errorf("%w: make a new key in Console under Settings > Manage organization > API keys, and write it with 'vault write %s api_key_id=<ID> api_key=<key>'", err, path)
+		version := ""
+		if cred.Version != versionV3 {
+			version = " credentials_version=v3" // new keys are for v3
+		}
+		return fmt.Errorf("%w: make a new key in Console under Settings > Manage organization > API keys, and write it with 'vault write %s%s api_key_id=<ID> api_key=<key>'", err, path, version)
 	case failureUnknownOrganization:
 		return fmt.Errorf("%w: find the right ID on Console's Manage organization page, and write it with 'vault write %s organization_id=<UUID>'", err, path)
 	default:

@@ -4,6 +4,8 @@ package main
 import (
 	"flag"
 	"fmt"
+	"io"
+	"log"
 	"os"
 
 	"github.com/hashicorp/go-hclog"
@@ -19,6 +21,9 @@ func main() {
 		fmt.Printf("vault-plugin-secrets-snowplow %s (commit %s)\n", snowplow.Version, snowplow.Commit)
 		return
 	}
+
+	// net/http writes to the standard log what a server says unasked, and Vault takes that into its own log.
+	log.SetOutput(io.Discard)
 
 	// Vault hands over the TLS material itself (AutoMTLS), so no TLS provider is needed.
 	if err := plugin.ServeMultiplex(&plugin.ServeOpts{BackendFactoryFunc: snowplow.Factory}); err != nil {

@@ -1,0 +1,98 @@
+// Package acceptance tests the engine on a real Vault server that runs the real plugin binary.
+package acceptance
+
+import (
+	"flag"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"go.uber.org/goleak"
+)
+
+var (
+	vaultBin string // the vault program to test with
+	runDir   string // everything that this run builds and writes
+)
+
+func TestMain(m *testing.M) {
+	flag.Parse()
+	if os.Getenv("VAULT_ACC") == "" {
+		fmt.Println("acceptance: left out: every test of the engine on a real Vault. Run them with 'make test'.")
+		// A pattern that matches no test, so that Go itself says that none was run.
+		if err := flag.Set("test.run", "^$"); err != nil {
+			panic(err)
+		}
+		os.Exit(m.Run())
+	}
+	if err := prepare(); err != nil {
+		fmt.Fprintln(os.Stderr, "acceptance: cannot run:", err)
+		os.Exit(1)
+	}
+
+	// Tests wait for programs and clocks more than they compute, so that more of them than processors can run at once.
+	if !given("test.parallel") {
+		if err := flag.Set("test.parallel", "6"); err != nil {
+			panic(err)
+		}
+	}
+	code := m.Run()
+	stopShared()
+	if err := goleak.Find(); err != nil {
+		fmt.Fprintln(os.Stderr, "acceptance: tests have left something running:", err)
+		code = 1
+	}
+	if code != 0 {
+		fmt.Fprintln(os.Stderr, "acceptance: logs, audit logs and storage are kept in", runDir)
+		os.Exit(code)
+	}
+	if err := os.RemoveAll(runDir); err != nil {
+		fmt.Fprintln(os.Stderr, "acceptance: removing the files of this run:", err)
+		os.Exit(1)
+	}
+}
+
+// prepare finds the vault program and makes the folder of this run.
+func prepare() error {
+	vaultBin = os.Getenv("VAULT_BIN")
+	if !filepath.IsAbs(vaultBin) {
+		return fmt.Errorf("VAULT_BIN is %q: set it to the absolute path of a vault program, or use 'make test', which finds or builds one", vaultBin)
+	}
+	// Neither the test's clients nor the programs it starts may see the user's own Vault.
+	for _, variable := range os.Environ() {
+		if name, _, _ := strings.Cut(variable, "="); strings.HasPrefix(name, "VAULT_") {
+			if err := os.Unsetenv(name); err != nil {
+				return err
+			}
+		}
+	}
+	if out, err := exec.Command(vaultBin, "version").CombinedOutput(); err != nil {
+		return fmt.Errorf("VAULT_BIN is %q, which is no vault program that works here: %w\n%s", vaultBin, err, out)
+	}
+
+	// Go repeats the last result of a test whose inputs have not changed. It takes a folder that the test looks into
+	// for one; that the plugin is built from these, it cannot know.
+	for _, folder := range []string{"..", "../cmd/" + pluginName} {
+		if _, err := os.ReadDir(folder); err != nil {
+			return err
+		}
+	}
+
+	dir, err := os.MkdirTemp("", "snowplow-acceptance-")
+	if err != nil {
+		return err
+	}
+	// Vault refuses a plugin folder that is a symbolic link, and temporary folders can be.
+	runDir, err = filepath.EvalSymlinks(dir)
+	return err
+}
+
+// given says whether a flag was set on the command line.
+func given(name string) bool {
+	found := false
+	flag.Visit(func(f *flag.Flag) { found = found || f.Name == name })
+	return found
+}

@@ -1,0 +1,133 @@
+package acceptance
+
+import (
+	"errors"
+	"net/http"
+	"os"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/snowplow-vault/vault-plugin-secrets-snowplow/internal/consoletest"
+)
+
+func TestTwoMountsInOnePluginProcess(t *testing.T) {
+	t.Parallel()
+	s := startVault(t, serverOptions{})
+	organizations := []string{"11111111-0000-4000-8000-000000000001", "22222222-0000-4000-8000-000000000002"}
+	jwts := map[string]bool{}
+	for _, organization := range organizations {
+		console := consoletest.NewServer(t, consoletest.WithOrganization(organization))
+		m := s.mount(t, unique("snowplow"), "")
+		m.write(t, "config", with(defaultConfig(console), fields{"organization_id": organization}))
+		secret := m.read(t, "token")
+		require.Equal(t, organization, secret.Data["organization_id"])
+		requireKeyID(t, console, jwtOf(t, secret), consoletest.DefaultAPIKeyID)
+		jwts[jwtOf(t, secret)] = true
+	}
+	require.Len(t, jwts, 2, "each mount has a JWT of its own")
+	pids, err := s.pluginPIDs()
+	require.NoError(t, err)
+	require.Len(t, pids, 1, "processes of the plugin")
+}
+
+func TestReadAfterThePluginProcessWasKilled(t *testing.T) {
+	t.Parallel()
+	console := consoletest.NewServer(t)
+	s := startVault(t, serverOptions{})
+	m := s.mount(t, "snowplow", "")
+	m.write(t, "config", defaultConfig(console))
+	lease := m.read(t, "token").LeaseID
+
+	// Between the end of the process and Vault's notice of it, Vault answers 500, which its clients repeat.
+	m = m.as(t, m.client.Token())
+	m.client.SetMaxRetries(2)
+	for range 3 {
+		before, err := s.pluginPIDs()
+		require.NoError(t, err)
+		require.Len(t, before, 1, "processes of the plugin before it is killed")
+		plugin, err := os.FindProcess(before[0])
+		require.NoError(t, err)
+		require.NoError(t, plugin.Kill())
+		eventually(t, patience, "the plugin's process is gone", func() error {
+			pids, err := s.pluginPIDs()
+			if err == nil && len(pids) > 0 {
+				err = errors.New("it is still there")
+			}
+			return err
+		})
+
+		require.Equal(t, http.StatusOK, opens(t, console, m.jwt(t, "token")), "the next read after the plugin was killed")
+		after, err := s.pluginPIDs()
+		require.NoError(t, err)
+		require.Len(t, after, 1, "processes of the plugin after the read")
+		require.NotEqual(t, before, after, "Vault must have started the plugin anew")
+	}
+	require.NoError(t, s.client.Sys().Revoke(lease), "a lease from before the first kill stays revocable")
+}
+
+func TestConfigurationIsThereAfterVaultWasSealedAndRestarted(t *testing.T) {
+	t.Parallel()
+	console := consoletest.NewServer(t)
+	s := startVault(t, serverOptions{storage: "raft", raft: "performance_multiplier = 1"})
+	m := s.mount(t, "snowplow", "")
+	m.write(t, "config", with(defaultConfig(console), fields{"ttl": "1h"}))
+	m.write(t, "roles/short", fields{"ttl": "1m"})
+	config, role := m.read(t, "config").Data, m.read(t, "roles/short").Data
+	lease := m.read(t, "token").LeaseID
+
+	for _, again := range []struct {
+		name string
+		do   func() error
+	}{
+		{"sealed and unsealed", func() error {
+			if err := s.client.Sys().Seal(); err != nil {
+				return err
+			}
+			if _, err := m.tryRead("token"); err == nil {
+				return errors.New("a sealed Vault has answered a read")
+			}
+			return s.unseal()
+		}},
+		{"restarted", s.restart},
+	} {
+		require.NoError(t, again.do(), "Vault is %s", again.name)
+		m = mount{server: s, path: m.path, client: s.client}
+		require.Equal(t, config, m.read(t, "config").Data, "config after Vault was %s", again.name)
+		require.Equal(t, role, m.read(t, "roles/short").Data, "the role after Vault was %s", again.name)
+		require.Equal(t, http.StatusOK, opens(t, console, m.jwt(t, "token/short")), "a read after Vault was %s", again.name)
+		_, err := s.client.Sys().Lookup(lease)
+		require.NoError(t, err, "the lease after Vault was %s", again.name)
+	}
+	require.NoError(t, s.client.Sys().Revoke(lease))
+}
+
+func TestRegisteredWithAndWithoutAVersion(t *testing.T) {
+	t.Parallel()
+	console := consoletest.NewServer(t)
+	for name, registered := range map[string]string{"with": pluginVersion, "without": ""} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s, err := launch(serverOptions{})
+			require.NoError(t, err)
+			endWith(t, s)
+			require.NoError(t, s.initialize())
+			require.NoError(t, s.unseal())
+			require.NoError(t, s.register(pluginVersion, registered), "registering the plugin %s a version", name)
+			m := s.mount(t, "snowplow", registered)
+			m.write(t, "config", defaultConfig(console))
+			require.Equal(t, http.StatusOK, opens(t, console, m.jwt(t, "token")))
+
+			mounts, err := s.client.Sys().ListMounts()
+			require.NoError(t, err)
+			require.Equal(t, pluginVersion, mounts["snowplow/"].RunningVersion, "the version that runs")
+			require.Equal(t, pluginVersion, m.read(t, "status").Data["version"], "the version in status")
+		})
+	}
+	t.Run("with another", func(t *testing.T) {
+		t.Parallel()
+		s := startVault(t, serverOptions{})
+		err := s.register(pluginVersion, "v9.9.9")
+		require.ErrorContains(t, err, "reported version ("+pluginVersion+")")
+	})
+}

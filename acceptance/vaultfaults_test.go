@@ -1,0 +1,335 @@
+package acceptance
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"net/http"
+	"os"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/hashicorp/vault/api"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/snowplow-vault/vault-plugin-secrets-snowplow/internal/consoletest"
+)
+
+func checksumOf(file string) (string, error) {
+	content, err := os.ReadFile(file)
+	sum := sha256.Sum256(content)
+	return hex.EncodeToString(sum[:]), err
+}
+
+// pluginProcess is the one process of the plugin that a server must have, once those that ended are gone.
+func pluginProcess(t testing.TB, s *server) int {
+	t.Helper()
+	var pids []int
+	eventually(t, patience, "one process of the plugin runs", func() (err error) {
+		if pids, err = s.pluginPIDs(); err == nil && len(pids) != 1 {
+			err = fmt.Errorf("these run: %v", pids)
+		}
+		return err
+	})
+	return pids[0]
+}
+
+// requirePluginEnds waits until a server has no process of the plugin.
+func requirePluginEnds(t testing.TB, s *server) {
+	t.Helper()
+	eventually(t, patience, "the plugin's process ends", func() error {
+		pids, err := s.pluginPIDs()
+		if err == nil && len(pids) > 0 {
+			err = fmt.Errorf("these still run: %v", pids)
+		}
+		return err
+	})
+}
+
+// requireRevocable demands that a lease is known, and that revoking ends it.
+func requireRevocable(t testing.TB, client *api.Client, lease string) {
+	t.Helper()
+	_, err := client.Sys().Lookup(lease)
+	require.NoError(t, err, "looking up a lease")
+	require.NoError(t, client.Sys().Revoke(lease), "revoking a lease")
+	_, err = client.Sys().Lookup(lease)
+	requireStatus(t, err, http.StatusBadRequest, "invalid lease")
+}
+
+// onlyRepeated demands that clients have repeated nothing but answers with these statuses.
+func onlyRepeated(t testing.TB, repeated map[string]int, statuses ...string) {
+	t.Helper()
+	for status, times := range repeated {
+		assert.Contains(t, statuses, status, "a status that clients had to repeat a request for, %d times", times)
+	}
+}
+
+func TestPluginIsKilledUnderLoad(t *testing.T) {
+	t.Parallel()
+	console := consoletest.NewServer(t)
+	s := startVault(t, serverOptions{})
+	m := s.mount(t, "snowplow", "")
+	m.write(t, "config", with(defaultConfig(console), fields{"ttl": "2h"}))
+	lease := m.read(t, "token").LeaseID
+	load := startLoad(t, console, m.at("token"), 8, s)
+	load.goesOn(t, patience, "before the plugin is killed")
+	load.measured()
+
+	pid := pluginProcess(t, s)
+	for kill := 1; kill <= 10; kill++ {
+		exchanges := console.Exchanges()
+		require.NoError(t, syscall.Kill(pid, syscall.SIGKILL))
+		load.goesOn(t, patience, fmt.Sprintf("after the plugin was killed %d times", kill))
+		again := pluginProcess(t, s)
+		require.NotEqual(t, pid, again, "Vault must have started the plugin anew")
+		pid = again
+		require.Equal(t, exchanges+1, console.Exchanges(), "exchanges by the new process")
+	}
+	load.stop()
+	gap, repeated, failures := load.measured()
+	t.Logf("plugin killed 10 times: %s at most without a read; repeated by clients: %v", gap, repeated)
+	require.Empty(t, failures, "a reader whose client repeats as it does by default")
+	// A request that the plugin had when it was killed is answered with 500: Vault cannot know whether it took
+	// effect. Those that come later wait until Vault has started the plugin.
+	onlyRepeated(t, repeated, "500")
+	require.Equal(t, 7200, m.read(t, "token").LeaseDuration, "ttl in config is still in effect")
+	requireRevocable(t, m.client, lease)
+}
+
+// held is a read that waits for an exchange which Console does not answer.
+type held struct {
+	hold *consoletest.Hold
+	end  chan error // what the reader gets
+}
+
+func holdRead(t testing.TB, m mount, console *consoletest.Server) held {
+	t.Helper()
+	h := held{console.Hold(), make(chan error, 1)}
+	t.Cleanup(h.hold.Release)
+	go func() {
+		_, err := m.tryRead("token")
+		h.end <- err
+	}()
+	select {
+	case <-h.hold.Started():
+	case err := <-h.end:
+		require.FailNow(t, "the read ended without an exchange", "%v", err)
+	}
+	return h
+}
+
+// inTime does what may not wait for an exchange that is under way, and tells how long it took.
+func inTime(t testing.TB, what string, do func() error) time.Duration {
+	t.Helper()
+	began := time.Now()
+	end := make(chan error, 1)
+	go func() { end <- do() }()
+	select {
+	case err := <-end:
+		require.NoError(t, err, what)
+	case <-time.After(patience):
+		require.FailNow(t, what+": not within "+patience.String())
+	}
+	return time.Since(began)
+}
+
+// slowExchanges lets one exchange take longer than anything may wait for it.
+var slowExchanges = fields{"request_timeout": "80s", "verify_connection": false}
+
+// Vault lets requests end before it seals itself, so that sealing takes as long as an exchange at most.
+func TestVaultIsSealedWhileAnExchangeIsUnderWay(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct {
+		reuse, timeout any
+		answered       bool
+	}{
+		"shared, answered":          {"1h", "80s", true},
+		"shared, unanswered":        {"1h", "2s", false},
+		"of one reader, answered":   {0, "80s", true},
+		"of one reader, unanswered": {0, "2s", false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			console := consoletest.NewServer(t)
+			s := startVault(t, serverOptions{})
+			m := s.mount(t, "snowplow", "")
+			m.write(t, "config", with(defaultConfig(console), fields{"reuse_period": test.reuse, "request_timeout": test.timeout}))
+			lease := m.read(t, "token").LeaseID
+			m.remove(t, "token")
+
+			h := holdRead(t, m, console)
+			sealed := make(chan error, 1)
+			go func() { sealed <- s.client.Sys().Seal() }()
+			eventually(t, patience, "Vault begins to seal itself", func() error { // it answers no request that asks
+				log, err := os.ReadFile(s.log)
+				if err == nil && !bytes.Contains(log, []byte("marked as sealed")) {
+					err = errors.New("its log does not say so")
+				}
+				return err
+			})
+			if test.answered {
+				h.hold.Release()
+			}
+			took := inTime(t, "sealing Vault", func() error { return <-sealed })
+			var err error
+			took += inTime(t, "ending the read", func() error { err = <-h.end; return nil })
+			t.Logf("Vault was sealed %s later; the reader got: %v", took, err)
+			if test.answered {
+				require.NoError(t, err, "the read that Vault was sealed under")
+			} else {
+				requireStatus(t, err, http.StatusGatewayTimeout, "request_timeout (2s)")
+			}
+			requirePluginEnds(t, s)
+
+			h.hold.Release()
+			require.NoError(t, s.unseal())
+			require.Equal(t, http.StatusOK, opens(t, console, m.jwt(t, "token")), "a read after Vault was unsealed")
+			requireRevocable(t, m.client, lease)
+		})
+	}
+}
+
+// Another mount keeps the plugin's process running, so that it is not its end that ends the exchange.
+func TestMountIsDisabledWhileAnExchangeIsUnderWay(t *testing.T) {
+	t.Parallel()
+	for name, reuse := range map[string]any{"shared": "1h", "of one reader": 0} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			other, _ := configured(t)
+			s, console := other.server, consoletest.NewServer(t)
+			m := s.mount(t, unique("snowplow"), "")
+			m.write(t, "config", with(with(defaultConfig(console), slowExchanges), fields{"reuse_period": reuse}))
+
+			h := holdRead(t, m, console)
+			took := inTime(t, "disabling the mount", func() error { return s.client.Sys().Unmount(m.path) })
+			t.Logf("disabled after %s", took)
+			var err error
+			took = inTime(t, "ending the read", func() error { err = <-h.end; return nil })
+			require.Error(t, err, "the read that the mount was disabled under")
+			t.Logf("the reader got, %s later: %v", took, err)
+
+			require.NotEmpty(t, other.jwt(t, "token"), "the other mount is not affected")
+			m = s.mount(t, m.path, "")
+			m.absent(t, "config")
+			require.NoError(t, s.client.Sys().Unmount(m.path))
+		})
+	}
+}
+
+func TestMountWithTenThousandLeasesIsDisabled(t *testing.T) {
+	t.Parallel()
+	const leases, readers = 10_000, 16
+	console := consoletest.NewServer(t)
+	s := startVault(t, serverOptions{})
+	m := s.mount(t, "snowplow", "")
+	m.write(t, "config", defaultConfig(console))
+
+	began := time.Now()
+	var asked atomic.Int64
+	errs := make(chan error, readers)
+	for range readers {
+		go func() {
+			for asked.Add(1) <= leases {
+				if _, err := m.tryRead("token"); err != nil {
+					errs <- err
+					return
+				}
+			}
+			errs <- nil
+		}()
+	}
+	for range readers {
+		require.NoError(t, <-errs, "a read")
+	}
+	read := time.Since(began)
+	known, err := s.client.Logical().List("sys/leases/lookup/" + m.at("token"))
+	require.NoError(t, err)
+	require.Len(t, known.Data["keys"], leases, "leases before the mount is disabled")
+
+	// Not so that a busy machine fails it: what is to be seen is that it ends, and leaves nothing.
+	console.Close() // revoking asks Snowplow nothing
+	began = time.Now()
+	require.NoError(t, s.client.Sys().Unmount(m.path), "disabling a mount with %d leases", leases)
+	t.Logf("%d leases: read in %s by %d readers, mount disabled in %s", leases, read, readers, time.Since(began))
+
+	known, err = s.client.Logical().List("sys/leases/lookup/" + m.at("token"))
+	require.NoError(t, err)
+	require.Nil(t, known, "leases after the mount was disabled")
+	count, err := s.client.Logical().ReadWithData("sys/leases/count", map[string][]string{"type": {"irrevocable"}})
+	require.NoError(t, err)
+	require.Equal(t, "0", fmt.Sprint(count.Data["lease_count"]), "leases that cannot be revoked")
+	requirePluginEnds(t, s)
+}
+
+// What a mount says of leases: its maximum holds, and its default is none of ours, since every JWT says how long it
+// is valid.
+func TestLeaseTimesOfTheMount(t *testing.T) {
+	t.Parallel()
+	const day = 24 * 3600
+	for name, test := range map[string]struct {
+		config  api.MountConfigInput
+		lease   int
+		warning string
+	}{
+		"maximum of an hour":        {api.MountConfigInput{MaxLeaseTTL: "1h"}, 3600, "TTL of"},
+		"maximum of ten days":       {api.MountConfigInput{MaxLeaseTTL: "240h"}, day, ""},
+		"default of an hour":        {api.MountConfigInput{DefaultLeaseTTL: "1h"}, day, ""},
+		"default of ten days":       {api.MountConfigInput{DefaultLeaseTTL: "240h"}, day, ""},
+		"default and max. of hours": {api.MountConfigInput{DefaultLeaseTTL: "1h", MaxLeaseTTL: "2h"}, 7200, "TTL of"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			console := consoletest.NewServer(t)
+			s := shared(t)
+			m := mount{server: s, path: unique("snowplow"), client: s.client}
+			require.NoError(t, s.client.Sys().Mount(m.path, &api.MountInput{Type: pluginName, Config: test.config}))
+			t.Cleanup(func() { assert.NoError(t, s.client.Sys().Unmount(m.path), "disabling the mount") })
+			m.write(t, "config", defaultConfig(console))
+			secret := m.read(t, "token")
+			if test.warning != "" {
+				require.Equal(t, test.lease, secret.LeaseDuration)
+				require.Len(t, secret.Warnings, 1)
+				require.Contains(t, secret.Warnings[0], test.warning)
+				return
+			}
+			require.Empty(t, secret.Warnings)
+			require.LessOrEqual(t, secret.LeaseDuration, test.lease, "a lease may not outlive its JWT")
+			require.InDelta(t, test.lease, secret.LeaseDuration, 60)
+		})
+	}
+}
+
+func TestMountIsMoved(t *testing.T) {
+	t.Parallel()
+	console := consoletest.NewServer(t)
+	s := shared(t)
+	m := s.mount(t, unique("teams/data/snowplow"), "")
+	m.write(t, "config", with(defaultConfig(console), fields{"ttl": "2h"}))
+	m.write(t, "roles/team", fields{"ttl": "10m"})
+	config := m.read(t, "config").Data
+	lease := m.read(t, "token/team").LeaseID
+	require.Contains(t, lease, m.at("token/team"), "a lease is named after the path")
+
+	from := m
+	m.path = unique("moved")
+	require.NoError(t, s.client.Sys().Remount(from.path, m.path), "moving the mount")
+	require.Equal(t, config, m.read(t, "config").Data, "config after the move")
+	secret := m.read(t, "token/team")
+	require.Equal(t, 600, secret.LeaseDuration, "ttl of a role after the move")
+	require.Contains(t, secret.LeaseID, m.at("token/team"))
+	require.Equal(t, http.StatusOK, opens(t, console, jwtOf(t, secret)), "a read after the move")
+	requireRevocable(t, m.client, secret.LeaseID)
+	from.absent(t, "token")
+	_, err := m.client.Sys().Lookup(lease)
+	requireStatus(t, err, http.StatusBadRequest, "invalid lease") // Vault revokes all leases of a mount that it moves
+
+	m.remove(t, "config")
+	_, err = m.tryRead("token")
+	requireStatus(t, err, http.StatusBadRequest, "vault write "+m.at("config")) // the new path, not the old one
+	require.NoError(t, s.client.Sys().Unmount(m.path))
+}

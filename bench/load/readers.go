@@ -113,7 +113,8 @@ func (v *vault) readFor(ctx context.Context, mount string, n int, d time.Duratio
 	if _, _, err := all.together(func(_ time.Time, _, done int) bool { return done < 1 }); err != nil {
 		return nil, 0, err
 	}
-	return all.together(func(started time.Time, _, _ int) bool { return ctx.Err() == nil && time.Since(started) < d })
+	each, whole, err := all.together(func(started time.Time, _, _ int) bool { return ctx.Err() == nil && time.Since(started) < d })
+	return each, whole, errors.Join(err, ctx.Err())
 }
 
 // readTimes lets n readers read token of a mount that many times in all.

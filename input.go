@@ -82,12 +82,11 @@ func notADuration(field string) error {
 // given says whether the request has the field, and whether it asks to clear it. An empty value clears, in whatever
 // write: that is what an unset variable of a script comes to.
 func (in input) given(name string) (given, cleared bool) {
-	switch raw, present := in.data.Raw[name]; {
-	case present && raw == nil:
+	raw, present := in.data.Raw[name]
+	if present && raw == nil {
 		return in.patch, in.patch
-	default:
-		return present, raw == ""
 	}
+	return present, raw == ""
 }
 
 // text is a string field; a cleared one is empty.

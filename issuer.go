@@ -94,6 +94,13 @@ func (i *issuer) issue(ctx context.Context, cred credential, reuse time.Duration
 	}
 }
 
+// find is the slot of a credential, nil if nothing is known of it.
+func (i *issuer) find(cred credential) *slot {
+	i.mu.RLock()
+	defer i.mu.RUnlock()
+	return i.slots[cred]
+}
+
 // hold finds or makes the slot of a credential. The caller lets go of it by users.Add(-1).
 func (i *issuer) hold(cred credential) *slot {
 	i.mu.RLock()
@@ -117,34 +124,33 @@ func (i *issuer) hold(cred credential) *slot {
 
 // kept is the JWT that is kept for cred, nil if there is none.
 func (i *issuer) kept(cred credential) *token {
-	i.mu.RLock()
-	defer i.mu.RUnlock()
-	if s := i.slots[cred]; s != nil {
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		return s.kept
+	s := i.find(cred)
+	if s == nil {
+		return nil
 	}
-	return nil
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.kept
 }
 
 // forget drops the JWT kept for cred. The wait after a failure goes on.
 func (i *issuer) forget(cred credential) {
-	s := i.hold(cred)
-	defer s.users.Add(-1)
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.kept = nil
-	s.forgotten++
-	s.flight.Forget("")
+	if s := i.find(cred); s != nil {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.kept = nil
+		s.forgotten++
+		s.flight.Forget("")
+	}
 }
 
 // retry ends the wait after a failure.
 func (i *issuer) retry(cred credential) {
-	s := i.hold(cred)
-	defer s.users.Add(-1)
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.notBefore = time.Time{}
+	if s := i.find(cred); s != nil {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.notBefore = time.Time{}
+	}
 }
 
 // drop forgets everything about cred. An exchange under way is given to those who wait for it, and to no one else.

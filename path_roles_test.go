@@ -262,6 +262,14 @@ func TestRoleKeepsItsVersionWhenConfigMovesOn(t *testing.T) {
 	assert.NotEmpty(t, m.mustRead("token/legacy").Data["access_token"])
 }
 
+func TestRolesThatNobodyReadsLeaveNothingInMemory(t *testing.T) {
+	t.Parallel()
+	m, console := newConfiguredMount(t)
+	m.mustWrite("roles/analytics", scopedKey(console, "scoped"))
+	m.must(logical.DeleteOperation, "token/analytics")
+	assert.Empty(t, m.backend.current.Load().issuer.slots)
+}
+
 func TestUnknownRolesLeaveNothingInMemory(t *testing.T) {
 	t.Parallel()
 	m, _ := newConfiguredMount(t)

@@ -149,31 +149,21 @@ const (
 	proxyChildAnswer = "exchange: "
 )
 
-// TestProxyChild makes the exchange of a test of proxies, in a process of its own: Go reads the environment for
-// proxies once, and takes none to a loopback address.
-func TestProxyChild(t *testing.T) {
-	t.Parallel()
-	target := os.Getenv(proxyChildTarget)
-	if target == "" {
-		t.Skip("runs as a part of other tests")
-	}
+// runProxyChild makes the exchange of a test of proxies, in a process of its own: Go reads the environment for proxies
+// once, and takes none to a loopback address.
+func runProxyChild(target string) {
 	c, err := newClient(os.Getenv(proxyChildCACert), "agent/1", time.Now)
-	require.NoError(t, err)
-	defer c.close()
-	_, err = c.exchange(t.Context(), canaryCredential(versionV3), endpoints{ConsoleURL: target}, 10*time.Second)
+	if err == nil {
+		_, err = c.exchange(context.Background(), canaryCredential(versionV3), endpoints{ConsoleURL: target}, 10*time.Second)
+	}
 	fmt.Printf("%s%v\n", proxyChildAnswer, err)
 }
 
 // exchangeInChild makes an exchange with target in a process with these variables and gives what came of it.
 func exchangeInChild(t *testing.T, target, caCert string, env ...string) string {
 	t.Helper()
-	child := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestProxyChild$")
-	for _, variable := range os.Environ() {
-		if name, _, _ := strings.Cut(strings.ToUpper(variable), "="); !strings.HasSuffix(name, "_PROXY") {
-			child.Env = append(child.Env, variable)
-		}
-	}
-	child.Env = append(child.Env, proxyChildTarget+"="+target, proxyChildCACert+"="+caCert)
+	child := exec.CommandContext(t.Context(), os.Args[0])
+	child.Env = append(os.Environ(), proxyChildTarget+"="+target, proxyChildCACert+"="+caCert)
 	child.Env = append(child.Env, env...)
 	output, err := child.CombinedOutput()
 	require.NoError(t, err, "%s", output)

@@ -1,7 +1,9 @@
 package snowplow
 
 import (
+	"encoding/json"
 	"fmt"
+	"math"
 	"slices"
 	"strings"
 	"time"
@@ -126,8 +128,16 @@ func (in input) duration(name string) (value *time.Duration, given bool, err err
 	if !given || cleared {
 		return nil, given, nil
 	}
-	// As text: a JSON number with a fraction would be cut to whole seconds.
-	parsed, err := parseutil.ParseDurationSecond(fmt.Sprint(in.data.Raw[name]))
+	raw := in.data.Raw[name]
+	switch number := raw.(type) { // parseutil would cut fractions of these
+	case json.Number:
+		raw = number.String()
+	case float64:
+		if number != math.Trunc(number) {
+			return nil, true, notADuration(name)
+		}
+	}
+	parsed, err := parseutil.ParseDurationSecond(raw)
 	if err != nil || parsed < 0 || parsed%time.Second != 0 {
 		return nil, true, notADuration(name)
 	}

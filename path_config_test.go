@@ -204,6 +204,19 @@ func TestAnEmptyValueDoesNotSwitchVerificationOff(t *testing.T) {
 	}
 }
 
+func TestDurationsAreTakenInEveryForm(t *testing.T) {
+	t.Parallel()
+	m, _ := newConfiguredMount(t)
+	for _, hour := range []any{"1h", "3600", "3600s", 3600, json.Number("3600"), 3600.0} {
+		m.mustWrite("config", map[string]any{"ttl": 0})
+		m.mustWrite("config", map[string]any{"ttl": hour})
+		assert.EqualValues(t, 3600, m.mustRead("config").Data["ttl"], "%T", hour)
+	}
+	m.mustWrite("config", map[string]any{"ttl": 4e6})
+	assert.EqualValues(t, 4_000_000, m.mustRead("config").Data["ttl"])
+	m.refused(logical.UpdateOperation, "config", map[string]any{"ttl": 1.5})
+}
+
 func TestAnEmptyValueIsTheDefault(t *testing.T) {
 	t.Parallel()
 	m, _ := newConfiguredMount(t, map[string]any{"ttl": "15m", "reuse_period": "5m", "request_timeout": "10s"})

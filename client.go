@@ -82,6 +82,13 @@ type client struct {
 func newClient(caCert, userAgent string, now func() time.Time) (*client, error) {
 	transport := cleanhttp.DefaultPooledTransport()
 	transport.TLSClientConfig = &tls.Config{MinVersion: tls.VersionTLS12}
+	transport.Proxy = func(request *http.Request) (*url.URL, error) {
+		// Go exempts localhost in lower case alone, and plain http is for this machine alone.
+		if isLoopback(request.URL.Hostname()) {
+			return nil, nil
+		}
+		return http.ProxyFromEnvironment(request)
+	}
 	// For one small request now and then, HTTP/2 would bring connections that outlive their mount, and no more.
 	transport.ForceAttemptHTTP2 = false
 	// The exchange as a whole is bounded by request_timeout; a shorter bound within it would blur "no answer".
@@ -337,6 +344,9 @@ func (a *attempt) accept(jwt string, expiresIn json.RawMessage, date string) err
 		}
 	}
 	validity := expiresAt.Sub(latest)
+	if validity < minValidity && expiresAt.Sub(now) >= minValidity && !theirs.After(a.answered) {
+		return a.failuref(failureUpstream, "took %s to answer, too long for a JWT that ends at %s", took.Round(time.Second), expiresAt.Format(time.RFC3339))
+	}
 	if validity < minValidity {
 		failed := a.failuref(failureUpstream, "sent a JWT that had already expired on arrival, at %s, by Vault's clock (%s) or Snowplow's (%s): one of them may be wrong",
 			expiresAt.Format(time.RFC3339), now.UTC().Format(time.RFC3339), clockReading(theirs))
@@ -378,9 +388,11 @@ func (a *attempt) broken(err error) *failure {
 		return a.tlsFailure(*handshake)
 	case op != nil && op.Op == "remote error": // an alert after the handshake: a client certificate is asked for
 		return a.tlsFailure(op)
+	case op != nil && op.Op == "proxyconnect":
+		return a.failuref(failureUpstream, "is unreachable through the proxy that the plugin's environment names: %s", op.Err)
 	case errors.As(err, &dns):
 		return a.failuref(failureUpstream, "is unreachable: its host name cannot be resolved (%s)", dns.Err)
-	case op != nil && (op.Op == "dial" || op.Op == "proxyconnect"):
+	case op != nil && op.Op == "dial":
 		return a.failuref(failureUpstream, "is unreachable: %s", op.Err)
 	// net/http has no types for these.
 	case strings.Contains(err.Error(), "response headers exceeded"):
@@ -393,8 +405,11 @@ func (a *attempt) broken(err error) *failure {
 }
 
 func (a *attempt) tlsFailure(err error) *failure {
-	failed := a.failuref(failureUpstream, "failed the TLS handshake: %s; if its certificate is signed by a CA of your own, write that CA's certificate to ca_cert",
-		presentable(err.Error(), maxExcerpt, a.cred.secrets()))
+	reason := printable(err.Error(), maxExcerpt)
+	if repeatsAny(reason, a.cred.secrets()) { // names in a certificate are the server's to choose
+		reason = withheld
+	}
+	failed := a.failuref(failureUpstream, "failed the TLS handshake: %s; if its certificate is signed by a CA of your own, write that CA's certificate to ca_cert", reason)
 	var certificate *tls.CertificateVerificationError
 	failed.permanent = errors.As(err, &certificate)
 	return failed
@@ -417,17 +432,9 @@ func (a *attempt) failuref(kind failureKind, format string, args ...any) *failur
 	return &failure{kind: kind, message: "Snowplow Console at " + target + " " + fmt.Sprintf(format, args...)}
 }
 
-// excerpt shows the beginning of a body: of the first half of what was read, since half a secret may stand at its end.
 func (a *attempt) excerpt(body io.Reader) string {
-	read, _ := io.ReadAll(io.LimitReader(body, maxRefusal))
-	shown := read
-	if len(read) == maxRefusal {
-		shown = read[:maxRefusal/2]
-	}
-	if repeatsAny(string(read), a.cred.secrets()) {
-		return withheld
-	}
-	return excerpt(string(shown), maxExcerpt, nil)
+	read, err := io.ReadAll(io.LimitReader(body, maxRefusal))
+	return excerpt(string(read), err == nil && len(read) < maxRefusal, maxExcerpt, a.cred.secrets())
 }
 
 // retryAfter reads Retry-After (RFC 9110, section 10.2.3): seconds or a date; 0 where it is absent or neither.

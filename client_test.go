@@ -248,6 +248,13 @@ func TestProxyOfTheEnvironment(t *testing.T) {
 			assert.Contains(t, answer, "cannot be resolved")
 			assert.Empty(t, p.String())
 		}},
+		{"a loopback address in upper case", func(t *testing.T) {
+			// Go itself exempts localhost in lower case alone, and the request is in clear.
+			p := newProxy(t, address)
+			answer := exchangeInChild(t, "http://LOCALHOST:1", "", "HTTP_PROXY="+p.url)
+			assert.Contains(t, answer, "is unreachable")
+			assert.Empty(t, p.String())
+		}},
 		{"a proxy that does not listen", func(t *testing.T) {
 			answer := exchangeInChild(t, target, "", "HTTPS_PROXY=http://user:canary@"+refusingAddress(t))
 			assert.Contains(t, answer, "is unreachable")

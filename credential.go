@@ -108,7 +108,12 @@ func (c credential) readable() map[string]any {
 // that stayed behind unseen could later be sent to a URL that it was not written for. The names of those come back.
 // A version that is not said, or cleared, is defaultVersion.
 func (c *credential) merge(in input, defaultVersion string) (dropped []string, err error) {
-	version, given := in.text("credentials_version")
+	// Editors end files with a line break, and no field of a credential ends with one.
+	text := func(name string) (string, bool) {
+		value, given := in.text(name)
+		return strings.TrimRight(value, "\r\n"), given
+	}
+	version, given := text("credentials_version")
 	switch {
 	case slices.Contains([]string{versionV3, versionV2, versionV1}, version):
 		c.Version = version
@@ -117,14 +122,12 @@ func (c *credential) merge(in input, defaultVersion string) (dropped []string, e
 	case given, c.Version == "":
 		c.Version = defaultVersion
 	}
-	if organizationID, given := in.text("organization_id"); given {
+	if organizationID, given := text("organization_id"); given {
 		c.OrganizationID = organizationID
 	}
 	var foreign []string
 	for _, field := range credentialFields {
-		value, given := in.text(field.name)
-		// Editors end files with a line break, and no key or password ends with one.
-		value = strings.TrimRight(value, "\r\n")
+		value, given := text(field.name)
 		stored := field.in(c)
 		switch {
 		case field.belongsTo(c.Version):

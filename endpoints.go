@@ -36,7 +36,7 @@ func parseEndpoint(field, raw string) (string, error) {
 	switch {
 	case err != nil, u.Opaque != "", u.Hostname() == "", !validPort(u):
 		return "", invalidf("%s is not a URL: accepted is one like %s", field, defaultConsoleURL)
-	case !asciiHost.MatchString(u.Hostname()):
+	case !validHost(u.Hostname()):
 		return "", invalidf("%s has a host with other characters than a host name in DNS has: write an international name as xn--…", field)
 	case u.User != nil, strings.ContainsAny(raw, "?#@"):
 		return "", invalidf("%s has a query, a fragment or a user part: accepted are scheme, host, port and path alone", field)
@@ -47,9 +47,14 @@ func parseEndpoint(field, raw string) (string, error) {
 	}
 }
 
-// asciiHost is a host name or address that net/http sends as it is. It maps any other by rules of its own, by which
-// names that look different can be the same, and the other way round.
-var asciiHost = regexp.MustCompile(`^[A-Za-z0-9._:-]+$`)
+var asciiName = regexp.MustCompile(`^[A-Za-z0-9._-]+$`)
+
+// validHost says whether host is a name or an address that net/http sends as it is. It maps any other by rules of its
+// own, by which names that look different can be the same, and the other way round.
+func validHost(host string) bool {
+	address, err := netip.ParseAddr(host)
+	return asciiName.MatchString(host) || err == nil && address.Zone() == ""
+}
 
 func validPort(u *url.URL) bool {
 	if strings.HasSuffix(u.Host, ":") {
@@ -68,7 +73,7 @@ func isLoopback(host string) bool {
 // dot at the end of the host makes another origin on purpose: resolvers may look the two names up differently.
 func origin(target string) string {
 	u, err := url.Parse(target)
-	if err != nil || !asciiHost.MatchString(u.Hostname()) {
+	if err != nil || !validHost(u.Hostname()) {
 		return ""
 	}
 	scheme := strings.ToLower(u.Scheme)

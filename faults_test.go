@@ -498,7 +498,7 @@ func faultsOfConnections() []upstreamFault {
 		{name: "reset after the headers", fault: cut(okHeader + "Content-Length: 99\r\n\r\n"), status: 502, says: brokeOff},
 		{name: "closed after the status line", fault: consoletest.Disconnect(), status: 502, says: noAnswer},
 		{name: "closed early against Content-Length", fault: said(okHeader + "Content-Length: 9999\r\n\r\n" + whole), status: 502, says: brokeOff},
-		{name: "refusal closed early against Content-Length", fault: said("HTTP/1.1 400 Bad Request\r\nContent-Length: 9999\r\n\r\nOops"), status: 400, says: []string{"Oops"}, exchanges: 1},
+		{name: "refusal closed early against Content-Length", fault: said("HTTP/1.1 400 Bad Request\r\nContent-Length: 9999\r\n\r\nOops, and more"), status: 400, says: []string{"Oops"}, exchanges: 1},
 		{name: "two lengths", fault: said(okHeader + "Content-Length: 3\r\nContent-Length: 4\r\n\r\n" + whole), status: 502, says: noAnswer},
 		{name: "headers without end", fault: endless(okHeader, strings.Repeat("X-More: and more\r\n", 50)), status: 502, says: oversized},
 		{name: "a header without end", fault: endless(okHeader+"X-More: ", strings.Repeat("and more", 100)), status: 502, says: oversized},

@@ -1,7 +1,6 @@
 package snowplow
 
 import (
-	"encoding/json"
 	"fmt"
 	"math"
 	"slices"
@@ -129,13 +128,8 @@ func (in input) duration(name string) (value *time.Duration, given bool, err err
 		return nil, given, nil
 	}
 	raw := in.data.Raw[name]
-	switch number := raw.(type) { // parseutil would cut fractions of these
-	case json.Number:
-		raw = number.String()
-	case float64:
-		if number != math.Trunc(number) {
-			return nil, true, notADuration(name)
-		}
+	if number, isFloat := raw.(float64); isFloat && number != math.Trunc(number) { // parseutil would cut the fraction
+		return nil, true, notADuration(name)
 	}
 	parsed, err := parseutil.ParseDurationSecond(raw)
 	if err != nil || parsed < 0 || parsed%time.Second != 0 {

@@ -230,7 +230,7 @@ func TestAnEmptyValueIsTheDefault(t *testing.T) {
 func TestALineBreakAtTheEndOfAKeyIsTakenOff(t *testing.T) {
 	t.Parallel()
 	m, console := newConfiguredMount(t)
-	m.mustWrite("config", map[string]any{"api_key": consoletest.DefaultAPIKey + "\n"})
+	m.mustWrite("config", map[string]any{"api_key": consoletest.DefaultAPIKey + "\n", "organization_id": consoletest.DefaultOrganizationID + "\n"})
 	v1 := v1Config(console)
 	v1["password"] = consoletest.DefaultPassword + "\r\n"
 	m.mustWrite("config", v1)

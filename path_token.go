@@ -2,6 +2,7 @@ package snowplow
 
 import (
 	"context"
+	"errors"
 	"strings"
 	"time"
 
@@ -134,10 +135,13 @@ func (b *backend) exchangeFor(source *source, path string) exchangeFunc {
 		started := time.Now()
 		t, err := source.connection.client.exchange(ctx, source.credential, source.connection.endpoints, source.connection.RequestTimeout)
 		duration := time.Since(started)
-		source.stats.exchange.exchanged(started, duration, err)
-		if err != nil {
+		var failed *failure
+		_ = errors.As(err, &failed) // any other error is a reader that gave up, or a mount that ended
+		source.stats.exchange.exchanged(started, duration, failed)
+		switch {
+		case failed != nil:
 			b.Logger().Warn("exchanging a credential for a JWT failed", "path", path, "duration", duration.String(), "error", err)
-		} else {
+		case err == nil:
 			b.Logger().Debug("exchanged a credential for a JWT", "path", path, "duration", duration.String(), "valid_until", t.ExpiresAt)
 		}
 		return t, err

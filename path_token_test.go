@@ -143,6 +143,26 @@ func TestACancelledReadFailsAlone(t *testing.T) {
 	assert.Equal(t, 1, console.Exchanges())
 }
 
+func TestAReaderThatGivesUpIsNoFailureInStatus(t *testing.T) {
+	t.Parallel()
+	m, console := newConfiguredMount(t, map[string]any{"reuse_period": 0})
+	hold := console.Hold()
+	ctx, cancel := context.WithCancel(t.Context())
+	failed := make(chan error, 1)
+	go func() {
+		_, err := m.request(ctx, logical.ReadOperation, "token")
+		failed <- err
+	}()
+	<-hold.Started()
+	cancel()
+	require.ErrorIs(t, <-failed, context.Canceled)
+	hold.Release()
+	status := m.mustRead("status").Data
+	assert.EqualValues(t, 0, status["exchange_failures"])
+	assert.Empty(t, status["last_error"])
+	assert.NotContains(t, m.logs.String(), "failed")
+}
+
 func TestDeleteForgetsTheKeptJWT(t *testing.T) {
 	t.Parallel()
 	m, console := newConfiguredMount(t)

@@ -19,22 +19,26 @@ const (
 // opaqueRun is what a key or a JWT looks like in any encoding: long, and without a break.
 var opaqueRun = regexp.MustCompile(`[A-Za-z0-9+/=_~.%-]{24,}`)
 
-// excerpt is what may be shown of text that a server sent: what presentable leaves, without anything that looks like
-// a key or a JWT.
-func excerpt(text string, limit int, secrets []string) string {
-	return printable(opaqueRun.ReplaceAllLiteralString(presentable(text, len(text)+len(withheld), secrets), redacted), limit)
-}
-
-// presentable is text as one printable line of at most limit characters; nothing of it if it repeats a secret.
-func presentable(text string, limit int, secrets []string) string {
+// excerpt is what may be shown of text that a server sent: one printable line of at most limit characters, without
+// anything that looks like a key or a JWT, and nothing of it if it repeats a secret. Of text that is not whole, it shows
+// the first half at most: a part of a secret may stand at its end.
+func excerpt(text string, whole bool, limit int, secrets []string) string {
 	if repeatsAny(text, secrets) {
 		return printable(withheld, limit)
 	}
-	return printable(strings.Join(strings.Fields(printable(text, len(text))), " "), limit)
+	if !whole {
+		text = text[:len(text)/2]
+	}
+	line := strings.Join(strings.Fields(printable(text, len(text))), " ")
+	return printable(opaqueRun.ReplaceAllLiteralString(line, redacted), limit)
 }
 
-// repeatsAny says whether text holds one of the secrets, in whatever of the usual encodings servers echo a request in.
-// They are compared by letters and digits alone, as they are and decoded: encodings differ in the rest.
+// tellingPart is how many letters and digits in a row are taken for a part of a secret.
+const tellingPart = 8
+
+// repeatsAny says whether text holds one of the secrets or a telling part of it, in whatever of the usual encodings
+// servers echo a request in. They are compared by letters and digits of ASCII, as they are and decoded: encodings
+// differ in the rest.
 func repeatsAny(text string, secrets []string) bool {
 	decoded := decodings(text)
 	var letters []string
@@ -47,12 +51,18 @@ func repeatsAny(text string, secrets []string) bool {
 			views = append(views, encode([]byte(secret)))
 		}
 		for _, view := range views {
-			contains := func(text string) bool { return strings.Contains(text, view) }
-			if slices.ContainsFunc(decoded, contains) {
+			if slices.ContainsFunc(decoded, func(text string) bool { return strings.Contains(text, view) }) {
 				return true
 			}
-			if view = lettersOf(view); view != "" && slices.ContainsFunc(letters, contains) {
-				return true
+			view = lettersOf(view)
+			if view == "" {
+				continue
+			}
+			for part := range max(1, len(view)-tellingPart+1) {
+				window := view[part:min(part+tellingPart, len(view))]
+				if slices.ContainsFunc(letters, func(text string) bool { return strings.Contains(text, window) }) {
+					return true
+				}
 			}
 		}
 	}
@@ -89,8 +99,11 @@ func unescape(escaped string) string {
 
 func lettersOf(text string) string {
 	return strings.Map(func(r rune) rune {
-		if unicode.IsLetter(r) || unicode.IsDigit(r) {
-			return unicode.ToLower(r)
+		switch {
+		case r >= 'a' && r <= 'z', r >= '0' && r <= '9':
+			return r
+		case r >= 'A' && r <= 'Z':
+			return r - 'A' + 'a'
 		}
 		return -1
 	}, text)

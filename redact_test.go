@@ -25,7 +25,7 @@ func TestExcerptTakesOutSecretsInEveryEncoding(t *testing.T) {
 				for _, text := range []string{
 					encode(secret), "before " + encode(secret) + " after", "<" + encode(secret) + "><" + encode(secret) + ">",
 				} {
-					got := excerpt(text, 200, []string{"other", secret})
+					got := excerpt(text, true, 200, []string{"other", secret})
 					assert.Empty(t, traceOfCanary(got), "%q became %q", text, got)
 				}
 			})
@@ -43,7 +43,7 @@ func TestExcerptTakesOutWhatLooksLikeAKey(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			got := excerpt(text, 200, nil)
+			got := excerpt(text, true, 200, nil)
 			assert.Empty(t, traceOfCanary(got), got)
 			assert.Contains(t, got, redacted)
 		})
@@ -61,7 +61,7 @@ func TestExcerptKeepsWhatHelps(t *testing.T) {
 		"Umläute und 日本語":                    "Umläute und 日本語",
 		"\u202eright to left":                "right to left",
 	} {
-		assert.Equal(t, want, excerpt(text, 200, []string{"canary-k3y"}), "%q", text)
+		assert.Equal(t, want, excerpt(text, true, 200, []string{"canary-k3y"}), "%q", text)
 	}
 }
 
@@ -83,7 +83,7 @@ func TestExcerptIsBoundedAndPrintable(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			for _, limit := range []int{0, 1, 2, 7, 100, 192, 193, 194, 195, 196, 197, 198, 199, 200} {
-				got := excerpt(text, limit, []string{secret})
+				got := excerpt(text, true, limit, []string{secret})
 				assert.LessOrEqual(t, utf8.RuneCountInString(got), limit+1, "with the mark of where it was cut")
 				assert.True(t, utf8.ValidString(got))
 				assert.Empty(t, strings.Trim(strings.Map(func(r rune) rune {
@@ -96,6 +96,22 @@ func TestExcerptIsBoundedAndPrintable(t *testing.T) {
 			}
 		})
 	}
+}
+
+func TestExcerptTakesOutPartsOfSecrets(t *testing.T) {
+	t.Parallel()
+	const key = "8d1f3c5a-77b2-4e90-a1b2-c3d4e5f60718"
+	for _, text := range []string{"no such key: " + key[:23], "invalid key " + key[:18] + "…", "it ends with " + key[25:]} {
+		assert.Equal(t, withheld, excerpt(text, true, 200, []string{key}), text)
+	}
+	for _, text := range []string{"p\xe4ssw\xf6rd-geheim", "pÃ¤sswÃ¶rd-geheim", "p%E4ssw%F6rd-geheim"} {
+		assert.Equal(t, withheld, excerpt(text, true, 200, []string{"pässwörd-geheim"}), "%q", text)
+	}
+}
+
+func TestExcerptOfTextThatIsNotWholeIsItsFirstHalf(t *testing.T) {
+	t.Parallel()
+	assert.Equal(t, "no such ke", excerpt("no such key: 8d1f3c5", false, 200, []string{"8d1f3c5a-77b2-4e90"}))
 }
 
 // attempt.excerpt reads no more than a megabyte: what stands across that end is not shown in part.

@@ -84,16 +84,14 @@ func changing(operation framework.PathOperation) *framework.PathOperation {
 }
 
 // readableFields is the schema of an answer: the fields of the path but for those that are only written.
-func readableFields(fields map[string]*framework.FieldSchema, without ...string) map[string]*framework.FieldSchema {
+func readableFields(fields map[string]*framework.FieldSchema) map[string]*framework.FieldSchema {
 	readable := maps.Clone(fields)
 	for name, field := range fields {
 		if field.DisplayAttrs.Sensitive {
 			delete(readable, name)
 		}
 	}
-	for _, name := range append(without, "verify_connection") {
-		delete(readable, name)
-	}
+	delete(readable, "verify_connection")
 	return readable
 }
 

@@ -25,15 +25,15 @@ type exchangeStats struct {
 	lastErrorAt  time.Time
 }
 
-// exchanged notes one exchange that began at start.
-func (s *exchangeStats) exchanged(start time.Time, duration time.Duration, err error) {
+// exchanged notes one exchange that began at start; failed is nil if it did not fail.
+func (s *exchangeStats) exchanged(start time.Time, duration time.Duration, failed *failure) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.count++
 	s.lastAt, s.lastDuration = start, duration
-	if err != nil {
+	if failed != nil {
 		s.failures++
-		s.lastError, s.lastErrorAt = err.Error(), start.Add(duration)
+		s.lastError, s.lastErrorAt = failed.Error(), start.Add(duration)
 	}
 }
 

@@ -64,7 +64,7 @@ until ln -s $$ "$lock" 2>/dev/null; do
 done
 
 # In the cache folder, since the rename has to stay within one file system.
-work=$target.build
+work=$(mktemp -d "$target.build.XXXXXX")
 builder=
 cleanup() {
 	if [[ -n $builder ]]; then
@@ -82,9 +82,6 @@ if [[ -x $target ]]; then # built while this one waited
 	printf '%s\n' "$target"
 	exit
 fi
-
-rm -rf "$work" # of a build that was killed
-mkdir "$work"
 
 say "no vault program on PATH and VAULT_BIN is not set: building Vault $version from source"
 say "(1,900 packages of 360 modules, downloaded first; about 5 GB in Go's caches). This takes some minutes,"

@@ -96,6 +96,7 @@ func TestWarmReadTouchesNeitherStorageNorNetwork(t *testing.T) {
 	m.mustRead("token")
 	m.mustRead("token/analytics")
 	storage, exchanges, logged := m.storage.count(), console.Exchanges(), m.logs.String()
+	m.storage.fail("get")
 	for range 10 {
 		m.mustRead("token")
 		m.mustRead("token/analytics")
@@ -123,11 +124,11 @@ func TestAThousandReadersOfAColdMountMakeOneExchange(t *testing.T) {
 	assert.EqualValues(t, 999, status["reused"])
 }
 
-func TestACancelledReadFailsAlone(t *testing.T) {
-	t.Parallel()
-	m, console := newConfiguredMount(t)
+// giveUpReading reads a token, and gives up while the exchange is under way: it is held until it is released.
+func giveUpReading(m *mount, console *consoletest.Server) *consoletest.Hold {
+	m.t.Helper()
 	hold := console.Hold()
-	ctx, cancel := context.WithCancel(t.Context())
+	ctx, cancel := context.WithCancel(m.t.Context())
 	failed := make(chan error, 1)
 	go func() {
 		_, err := m.request(ctx, logical.ReadOperation, "token")
@@ -135,7 +136,14 @@ func TestACancelledReadFailsAlone(t *testing.T) {
 	}()
 	<-hold.Started()
 	cancel()
-	require.ErrorIs(t, <-failed, context.Canceled)
+	require.ErrorIs(m.t, <-failed, context.Canceled)
+	return hold
+}
+
+func TestACancelledReadFailsAlone(t *testing.T) {
+	t.Parallel()
+	m, console := newConfiguredMount(t)
+	hold := giveUpReading(m, console)
 	served := make(chan *logical.Response, 1)
 	go func() { served <- m.mustRead("token") }()
 	hold.Release()
@@ -146,16 +154,7 @@ func TestACancelledReadFailsAlone(t *testing.T) {
 func TestAReaderThatGivesUpIsNoFailureInStatus(t *testing.T) {
 	t.Parallel()
 	m, console := newConfiguredMount(t, map[string]any{"reuse_period": 0})
-	hold := console.Hold()
-	ctx, cancel := context.WithCancel(t.Context())
-	failed := make(chan error, 1)
-	go func() {
-		_, err := m.request(ctx, logical.ReadOperation, "token")
-		failed <- err
-	}()
-	<-hold.Started()
-	cancel()
-	require.ErrorIs(t, <-failed, context.Canceled)
+	hold := giveUpReading(m, console)
 	hold.Release()
 	status := m.mustRead("status").Data
 	assert.EqualValues(t, 0, status["exchange_failures"])

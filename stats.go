@@ -52,7 +52,7 @@ func (s *stats) readable() map[string]any {
 	e := &s.exchange
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	data := map[string]any{
+	return map[string]any{
 		"reads":                     s.reads.Load(),
 		"reused":                    s.reused.Load(),
 		"stale":                     s.stale.Load(),
@@ -63,7 +63,6 @@ func (s *stats) readable() map[string]any {
 		"last_error":                e.lastError,
 		"last_error_at":             timestamp(e.lastErrorAt),
 	}
-	return data
 }
 
 // timestamp is how answers write a time: RFC 3339 in UTC, nil where there is none.

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"crypto/tls"
 	"encoding/pem"
 	"fmt"
 	"io"
@@ -19,6 +20,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hashicorp/vault/sdk/logical"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
@@ -370,4 +372,73 @@ func TestAReaderWhoGivesUpIsNoFailure(t *testing.T) {
 	require.ErrorIs(t, err, context.Canceled)
 	var failed *failure
 	assert.NotErrorAs(t, err, &failed)
+}
+
+func TestASlowAnswerWithAShortJWTIsNotBlamedOnTheClocks(t *testing.T) {
+	t.Parallel()
+	now := time.Unix(1_700_000_000, 0)
+	a := &attempt{client: &client{now: func() time.Time { return now }}, started: now.Add(-3 * time.Second), answered: now}
+	jwt := madeUpJWT(fmt.Sprintf(`{"iat":%d,"exp":%d}`, now.Unix(), now.Unix()+3))
+	var failed *failure
+	require.ErrorAs(t, a.accept(jwt, nil, ""), &failed)
+	assert.Contains(t, failed.message, "took 3s to answer")
+	assert.NotContains(t, failed.message, "clock")
+	assert.False(t, failed.permanent, "the next answer may be quicker")
+}
+
+func TestAConsoleThatAsksForAClientCertificate(t *testing.T) {
+	t.Parallel()
+	server := httptest.NewUnstartedServer(http.NotFoundHandler())
+	server.TLS = &tls.Config{ClientAuth: tls.RequireAnyClientCert}
+	server.Config.ErrorLog = log.New(io.Discard, "", 0)
+	server.StartTLS()
+	t.Cleanup(server.Close)
+	caCert := string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: server.Certificate().Raw}))
+	c, err := newClient(caCert, "agent/1", time.Now)
+	require.NoError(t, err)
+	defer c.close()
+	_, err = c.exchange(t.Context(), canaryCredential(versionV3), endpoints{ConsoleURL: server.URL}, 10*time.Second)
+	assert.ErrorContains(t, err, "failed the TLS handshake")
+	assert.ErrorContains(t, err, "certificate required")
+}
+
+func TestNotFoundOfABotUserIsNotBlamedOnTheOrganization(t *testing.T) {
+	t.Parallel()
+	console := consoletest.NewServer(t)
+	m := newMount(t)
+	m.mustWrite("config", v1Config(console))
+	console.FailAlways(consoletest.Status(http.StatusNotFound, "no such path", nil))
+	status, message := m.refused(logical.ReadOperation, "token")
+	assert.Equal(t, 400, status)
+	assert.Contains(t, message, "404")
+	assert.NotContains(t, message, "organization", "the request names none")
+}
+
+func TestTheAdviceAfterARefusalWorksForEveryVersion(t *testing.T) {
+	t.Parallel()
+	for version, want := range map[string]string{
+		versionV3: "vault write snowplow/config api_key_id=",
+		versionV2: "vault write snowplow/config credentials_version=v3 api_key_id=",
+		versionV1: "vault write snowplow/config credentials_version=v3 api_key_id=",
+	} {
+		console := consoletest.NewServer(t)
+		m := newMount(t)
+		config := v3Config(console)
+		switch version {
+		case versionV2:
+			config["credentials_version"] = version
+			delete(config, "api_key_id")
+		case versionV1:
+			config = v1Config(console)
+		}
+		m.mustWrite("config", config)
+		console.RemoveKey(consoletest.DefaultAPIKeyID)
+		console.RemoveBotUser(consoletest.DefaultUsername)
+		_, message := m.refused(logical.ReadOperation, "token")
+		assert.Contains(t, message, want)
+
+		console.AddKey(consoletest.Key{ID: "new", Secret: "new-key"})
+		m.mustWrite("config", map[string]any{"credentials_version": "v3", "api_key_id": "new", "api_key": "new-key"})
+		assert.NotEmpty(t, m.mustRead("token").Data["access_token"])
+	}
 }

@@ -21,7 +21,7 @@ func TestAgentKeepsTheJWTInAFileFresh(t *testing.T) {
 	console := consoletest.NewServer(t)
 	console.SetValidity(validity)
 	// The template of the examples names the mount snowplow/.
-	s := startVault(t, serverOptions{})
+	s := startServer(t)
 	m := s.mount(t, "snowplow", "")
 	m.write(t, "config", defaultConfig(console))
 	template, err := filepath.Abs("../examples/agent/token.ctmpl")

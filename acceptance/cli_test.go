@@ -37,7 +37,7 @@ func TestCommandLine(t *testing.T) {
 	require.Equal(t, http.StatusOK, opens(t, console, unwrapped), "the JWT from vault unwrap")
 
 	s.run(t, "delete", m.at("roles/analytics"))
-	_, err := s.cli(s.client.Token(), "read", m.at("token/analytics"))
+	_, err := s.CLI(s.Client.Token(), "read", m.at("token/analytics"))
 	require.ErrorContains(t, err, `role "analytics" is not known`)
 	require.ErrorContains(t, err, "Code: 400")
 }

@@ -20,6 +20,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/snowplow-vault/vault-plugin-secrets-snowplow/internal/consoletest"
+	"github.com/snowplow-vault/vault-plugin-secrets-snowplow/internal/vaulttest"
 )
 
 // constantLoad is readers that read a token without a pause, each with a client of its own that is as api.NewClient
@@ -40,7 +41,7 @@ type constantLoad struct {
 }
 
 // startLoad starts readers of a token. A reader whose client gives up goes on with the next server.
-func startLoad(t testing.TB, console *consoletest.Server, path string, readers int, servers ...*server) *constantLoad {
+func startLoad(t testing.TB, console *consoletest.Server, path string, readers int, servers ...server) *constantLoad {
 	t.Helper()
 	l := &constantLoad{
 		path: path, console: console,
@@ -59,12 +60,12 @@ func startLoad(t testing.TB, console *consoletest.Server, path string, readers i
 	return l
 }
 
-func (l *constantLoad) newClient(s *server) (*api.Client, error) {
+func (l *constantLoad) newClient(s server) (*api.Client, error) {
 	config := api.DefaultConfig()
 	if config.Error != nil {
 		return nil, config.Error
 	}
-	config.Address = s.address
+	config.Address = s.Address()
 	config.CheckRetry = func(ctx context.Context, resp *http.Response, err error) (bool, error) {
 		repeat, checked := api.DefaultRetryPolicy(ctx, resp, err)
 		if repeat {
@@ -80,7 +81,7 @@ func (l *constantLoad) newClient(s *server) (*api.Client, error) {
 	}
 	client, err := api.NewClient(config)
 	if err == nil {
-		client.SetToken(s.client.Token())
+		client.SetToken(s.Client.Token())
 	}
 	return client, err
 }
@@ -165,31 +166,29 @@ const instrumentedVersion = "v0.1.0-race"
 
 // registerInstrumented puts a plugin that was built with the race detector into the catalog. Where that cannot be
 // built, it says so and takes the usual one.
-func registerInstrumented(t testing.TB, s *server) (version string) {
+func registerInstrumented(t testing.TB, s server) (version string) {
 	t.Helper()
-	command := pluginName + "-" + instrumentedVersion
+	program := filepath.Join(s.Dir(), "build", pluginName)
 	// Without -trimpath, so that packages that "go test -race" has compiled are used again.
 	build := exec.Command("go", "build", "-race", "-ldflags", "-X "+modulePath+".Version="+instrumentedVersion,
-		"-o", filepath.Join(s.plugins(), command), modulePath+"/cmd/"+pluginName)
+		"-o", program, modulePath+"/cmd/"+pluginName)
 	build.Env = append(os.Environ(), "CGO_ENABLED=1")
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Logf("WITHOUT THE RACE DETECTOR in the plugin, which cannot be built with it here (is there a C compiler?): %v\n%s", err, out)
 		return pluginVersion
 	}
-	checksum, err := checksumOf(filepath.Join(s.plugins(), command))
-	require.NoError(t, err)
-	require.NoError(t, s.client.Sys().RegisterPlugin(&api.RegisterPluginInput{
-		Name: pluginName, Type: api.PluginTypeSecrets, Command: command, SHA256: checksum, Version: instrumentedVersion,
+	require.NoError(t, s.RegisterPlugin(t.Context(), vaulttest.Plugin{
+		Name: pluginName, Program: program, Command: pluginName + "-" + instrumentedVersion, Version: instrumentedVersion,
 	}), "registering the plugin that was built with the race detector")
 	return instrumentedVersion
 }
 
 // requireNoRace demands that the race detector has found nothing in the plugin. It stops the server, so that its log
 // has all that the plugin wrote to standard error.
-func requireNoRace(t testing.TB, s *server) {
+func requireNoRace(t testing.TB, s server) {
 	t.Helper()
-	s.stop()
-	log, err := os.ReadFile(s.log)
+	s.Stop()
+	log, err := os.ReadFile(s.Log())
 	require.NoError(t, err)
 	_, report, found := strings.Cut(string(log), "DATA RACE")
 	require.False(t, found, "the race detector has found one in the plugin:\n%s", report[:min(len(report), 8000)])
@@ -201,7 +200,7 @@ func TestCredentialsAreRewrittenUnderLoad(t *testing.T) {
 	t.Parallel()
 	const readers = 64
 	console := consoletest.NewServer(t)
-	s := startVault(t, serverOptions{})
+	s := startServer(t)
 	version := registerInstrumented(t, s)
 	m := s.mount(t, "snowplow", version)
 	m.write(t, "config", defaultConfig(console))

@@ -2,20 +2,22 @@
 package acceptance
 
 import (
+	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"strings"
 	"testing"
 
 	"go.uber.org/goleak"
+
+	"github.com/snowplow-vault/vault-plugin-secrets-snowplow/internal/vaulttest"
 )
 
 var (
-	vaultBin string // the vault program to test with
-	runDir   string // everything that this run builds and writes
+	program vaulttest.Program // what the tests run on
+	runDir  string            // everything that this run builds and writes
 )
 
 func TestMain(m *testing.M) {
@@ -39,8 +41,12 @@ func TestMain(m *testing.M) {
 			panic(err)
 		}
 	}
+	fmt.Println("acceptance: on", program)
 	code := m.Run()
-	stopShared()
+	if err := closeShared(code != 0); err != nil {
+		fmt.Fprintln(os.Stderr, "acceptance: closing the shared server:", err)
+		code = 1
+	}
 	if err := goleak.Find(); err != nil {
 		fmt.Fprintln(os.Stderr, "acceptance: tests have left something running:", err)
 		code = 1
@@ -55,23 +61,21 @@ func TestMain(m *testing.M) {
 	}
 }
 
-// prepare finds the vault program and makes the folder of this run.
+// prepare finds out what to run on, and makes the folder of this run.
 func prepare() error {
-	vaultBin = os.Getenv("VAULT_BIN")
-	if !filepath.IsAbs(vaultBin) {
-		return fmt.Errorf("VAULT_BIN is %q: set it to the absolute path of a vault program, or use 'make test', which finds or builds one", vaultBin)
+	path := os.Getenv("VAULT_BIN")
+	if path == "" {
+		return errors.New("VAULT_BIN is not set: set it to the absolute path of a vault or bao program, or use 'make test', which finds or builds one")
 	}
-	// Neither the test's clients nor the programs it starts may see the user's own Vault.
-	for _, variable := range os.Environ() {
-		if name, _, _ := strings.Cut(variable, "="); strings.HasPrefix(name, "VAULT_") {
-			if err := os.Unsetenv(name); err != nil {
-				return err
-			}
-		}
+	// Neither the test's clients nor the programs that it starts may see the user's own server.
+	if err := vaulttest.ForgetEnvironment(); err != nil {
+		return err
 	}
-	if out, err := exec.Command(vaultBin, "version").CombinedOutput(); err != nil {
-		return fmt.Errorf("VAULT_BIN is %q, which is no vault program that works here: %w\n%s", vaultBin, err, out)
+	found, err := vaulttest.Find(context.Background(), path)
+	if err != nil {
+		return fmt.Errorf("VAULT_BIN: %w", err)
 	}
+	program = found
 
 	// Go repeats the last result of a test whose inputs have not changed. It takes a folder that the test looks into
 	// for one; that the plugin is built from these, it cannot know.

@@ -23,7 +23,7 @@ func unique(prefix string) string { return fmt.Sprintf("%s-%d", prefix, names.Ad
 
 // mount is the engine on one path of a server, and a client of it.
 type mount struct {
-	server *server
+	server server
 	path   string // without a slash at its end
 	client *api.Client
 }
@@ -32,31 +32,30 @@ type mount struct {
 func newMount(t testing.TB) mount {
 	t.Helper()
 	s := shared(t)
-	showLogIfFailed(t, s.process)
+	showLogIfFailed(t, s.Process)
 	m := s.mount(t, unique("snowplow"), "")
 	t.Cleanup(func() {
 		// Also shows that no lease blocks it.
-		require.NoError(t, s.client.Sys().Unmount(m.path), "disabling the mount")
+		require.NoError(t, s.Client.Sys().Unmount(m.path), "disabling the mount")
 	})
 	return m
 }
 
 // mount mounts the engine; version chooses one from the catalog, and may be empty.
-func (s *server) mount(t testing.TB, path, version string) mount {
+func (s server) mount(t testing.TB, path, version string) mount {
 	t.Helper()
-	require.NoError(t, s.client.Sys().Mount(path, &api.MountInput{
+	require.NoError(t, s.Client.Sys().Mount(path, &api.MountInput{
 		Type:   pluginName,
 		Config: api.MountConfigInput{PluginVersion: version},
 	}), "mounting the engine at %s", path)
-	return mount{server: s, path: path, client: s.client}
+	return mount{server: s, path: path, client: s.Client}
 }
 
 // as is the same mount for the holder of another token.
 func (m mount) as(t testing.TB, token string) mount {
 	t.Helper()
-	client, err := newClient(m.server.address)
+	client, err := m.server.NewClient(token)
 	require.NoError(t, err)
-	client.SetToken(token)
 	m.client = client
 	return m
 }

@@ -70,7 +70,7 @@ func TestExamplePolicies(t *testing.T) {
 	require.Equal(t, []string{"auditor", "ci", "operator", "team"}, policies, "each example is tried here")
 
 	// The examples name the mount snowplow/.
-	s := startVault(t, serverOptions{})
+	s := startServer(t)
 	console := consoletest.NewServer(t)
 	root := s.mount(t, "snowplow", "")
 	for i, policy := range policies {

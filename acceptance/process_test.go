@@ -13,7 +13,7 @@ import (
 
 func TestTwoMountsInOnePluginProcess(t *testing.T) {
 	t.Parallel()
-	s := startVault(t, serverOptions{})
+	s := startServer(t)
 	organizations := []string{"11111111-0000-4000-8000-000000000001", "22222222-0000-4000-8000-000000000002"}
 	jwts := map[string]bool{}
 	for _, organization := range organizations {
@@ -34,7 +34,7 @@ func TestTwoMountsInOnePluginProcess(t *testing.T) {
 func TestReadAfterThePluginProcessWasKilled(t *testing.T) {
 	t.Parallel()
 	console := consoletest.NewServer(t)
-	s := startVault(t, serverOptions{})
+	s := startServer(t)
 	m := s.mount(t, "snowplow", "")
 	m.write(t, "config", defaultConfig(console))
 	lease := m.read(t, "token").LeaseID
@@ -63,13 +63,13 @@ func TestReadAfterThePluginProcessWasKilled(t *testing.T) {
 		require.Len(t, after, 1, "processes of the plugin after the read")
 		require.NotEqual(t, before, after, "Vault must have started the plugin anew")
 	}
-	require.NoError(t, s.client.Sys().Revoke(lease), "a lease from before the first kill stays revocable")
+	require.NoError(t, s.Client.Sys().Revoke(lease), "a lease from before the first kill stays revocable")
 }
 
 func TestConfigurationIsThereAfterVaultWasSealedAndRestarted(t *testing.T) {
 	t.Parallel()
 	console := consoletest.NewServer(t)
-	s := startVault(t, serverOptions{storage: "raft", raft: "performance_multiplier = 1"})
+	s := startServerWithRaft(t)
 	m := s.mount(t, "snowplow", "")
 	m.write(t, "config", with(defaultConfig(console), fields{"ttl": "1h"}))
 	m.write(t, "roles/short", fields{"ttl": "1m"})
@@ -81,25 +81,25 @@ func TestConfigurationIsThereAfterVaultWasSealedAndRestarted(t *testing.T) {
 		do   func() error
 	}{
 		{"sealed and unsealed", func() error {
-			if err := s.client.Sys().Seal(); err != nil {
+			if err := s.Seal(t.Context()); err != nil {
 				return err
 			}
 			if _, err := m.tryRead("token"); err == nil {
 				return errors.New("a sealed Vault has answered a read")
 			}
-			return s.unseal()
+			return s.Unseal(t.Context())
 		}},
-		{"restarted", s.restart},
+		{"restarted", func() error { return s.Restart(t.Context()) }},
 	} {
 		require.NoError(t, again.do(), "Vault is %s", again.name)
-		m = mount{server: s, path: m.path, client: s.client}
+		m = mount{server: s, path: m.path, client: s.Client}
 		require.Equal(t, config, m.read(t, "config").Data, "config after Vault was %s", again.name)
 		require.Equal(t, role, m.read(t, "roles/short").Data, "the role after Vault was %s", again.name)
 		require.Equal(t, http.StatusOK, opens(t, console, m.jwt(t, "token/short")), "a read after Vault was %s", again.name)
-		_, err := s.client.Sys().Lookup(lease)
+		_, err := s.Client.Sys().Lookup(lease)
 		require.NoError(t, err, "the lease after Vault was %s", again.name)
 	}
-	require.NoError(t, s.client.Sys().Revoke(lease))
+	require.NoError(t, s.Client.Sys().Revoke(lease))
 }
 
 func TestRegisteredWithAndWithoutAVersion(t *testing.T) {
@@ -108,17 +108,15 @@ func TestRegisteredWithAndWithoutAVersion(t *testing.T) {
 	for name, registered := range map[string]string{"with": pluginVersion, "without": ""} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			s, err := launch(serverOptions{})
-			require.NoError(t, err)
-			endWith(t, s)
-			require.NoError(t, s.initialize())
-			require.NoError(t, s.unseal())
-			require.NoError(t, s.register(pluginVersion, registered), "registering the plugin %s a version", name)
+			s := startServerWithoutPlugin(t, serverOptions())
+			plugin := pluginOf(t, pluginVersion)
+			plugin.Version = registered
+			require.NoError(t, s.RegisterPlugin(t.Context(), plugin), "registering the plugin %s a version", name)
 			m := s.mount(t, "snowplow", registered)
 			m.write(t, "config", defaultConfig(console))
 			require.Equal(t, http.StatusOK, opens(t, console, m.jwt(t, "token")))
 
-			mounts, err := s.client.Sys().ListMounts()
+			mounts, err := s.Client.Sys().ListMounts()
 			require.NoError(t, err)
 			require.Equal(t, pluginVersion, mounts["snowplow/"].RunningVersion, "the version that runs")
 			require.Equal(t, pluginVersion, m.read(t, "status").Data["version"], "the version in status")
@@ -126,8 +124,10 @@ func TestRegisteredWithAndWithoutAVersion(t *testing.T) {
 	}
 	t.Run("with another", func(t *testing.T) {
 		t.Parallel()
-		s := startVault(t, serverOptions{})
-		err := s.register(pluginVersion, "v9.9.9")
+		s := startServer(t)
+		plugin := pluginOf(t, pluginVersion)
+		plugin.Version = "v9.9.9"
+		err := s.RegisterPlugin(t.Context(), plugin)
 		require.ErrorContains(t, err, "reported version ("+pluginVersion+")")
 	})
 }

@@ -74,7 +74,7 @@ func TestLeaksAreFound(t *testing.T) {
 // Everything that can go wrong with a secret in it is tried; then no error, status or log may hold one in clear.
 func TestNoSecretIsSeenAnywhere(t *testing.T) {
 	t.Parallel()
-	s := startVault(t, serverOptions{})
+	s := startServer(t)
 	oddUser := consoletest.BotUser{Username: "odd", Password: oddSecret, ClientID: "odd", ClientSecret: oddSecret}
 	t.Run("attempts", func(t *testing.T) {
 		for version, credential := range map[string]fields{
@@ -99,10 +99,10 @@ func TestNoSecretIsSeenAnywhere(t *testing.T) {
 		})
 	})
 
-	s.stop() // so that the logs are whole
+	s.Stop() // so that the logs are whole
 	for log, mustHave := range map[string][]string{
-		s.log:        {"exchanged a credential for a JWT", "exchanging a credential for a JWT failed", "verifying a credential failed", "[TRACE]"},
-		s.auditLog(): {`"operation":"patch"`, `"api_key":"hmac-sha256:`, `"access_token":"hmac-sha256:`, "verifying the connection failed"},
+		s.Log():      {"exchanged a credential for a JWT", "exchanging a credential for a JWT failed", "verifying a credential failed", "[TRACE]"},
+		s.AuditLog(): {`"operation":"patch"`, `"api_key":"hmac-sha256:`, `"access_token":"hmac-sha256:`, "verifying the connection failed"},
 	} {
 		content, err := os.ReadFile(log)
 		require.NoError(t, err)

@@ -15,15 +15,15 @@ func TestPluginIsUpgradedAndDowngradedUnderLoad(t *testing.T) {
 	t.Parallel()
 	const older, newer = "v0.1.0", "v0.2.0"
 	console := consoletest.NewServer(t)
-	s := startVault(t, serverOptions{storage: "raft"})
-	require.NoError(t, s.register(older, older))
+	s := startServerWithRaft(t)
+	require.NoError(t, s.RegisterPlugin(t.Context(), pluginOf(t, older)))
 	m := s.mount(t, "snowplow", older)
 	m.write(t, "config", with(defaultConfig(console), fields{"ttl": "2h"}))
 	m.write(t, "roles/team", fields{"ttl": "10m", "api_key_id": consoletest.DefaultAPIKeyID, "api_key": consoletest.DefaultAPIKey})
 	config, role := m.read(t, "config").Data, m.read(t, "roles/team").Data
 	require.Equal(t, older, m.read(t, "status").Data["version"], "the version in status before the upgrade")
 	load := startLoad(t, console, m.at("token"), 8, s)
-	require.NoError(t, s.register(newer, newer), "registering the new version beside the one that runs")
+	require.NoError(t, s.RegisterPlugin(t.Context(), pluginOf(t, newer)), "registering the new version beside the one that runs")
 
 	for _, step := range []struct {
 		name, version string
@@ -37,9 +37,9 @@ func TestPluginIsUpgradedAndDowngradedUnderLoad(t *testing.T) {
 		pid, exchanges := pluginProcess(t, s), console.Exchanges()
 		load.measured()
 
-		require.NoError(t, s.client.Sys().TuneMount(m.path, api.MountConfigInput{PluginVersion: step.version}))
+		require.NoError(t, s.Client.Sys().TuneMount(m.path, api.MountConfigInput{PluginVersion: step.version}))
 		require.NotEqual(t, step.version, m.read(t, "status").Data["version"], "without a reload the old process runs on")
-		_, err := s.client.Sys().ReloadPlugin(step.reload)
+		_, err := s.Client.Sys().ReloadPlugin(step.reload)
 		require.NoError(t, err, "the plugin is %s", step.name)
 		load.goesOn(t, patience, "after the plugin was "+step.name)
 
@@ -50,7 +50,7 @@ func TestPluginIsUpgradedAndDowngradedUnderLoad(t *testing.T) {
 		require.Empty(t, repeated, "answers that clients had to repeat a request for while the plugin is %s", step.name)
 
 		require.Equal(t, step.version, m.read(t, "status").Data["version"], "the version in status")
-		mounts, err := s.client.Sys().ListMounts()
+		mounts, err := s.Client.Sys().ListMounts()
 		require.NoError(t, err)
 		require.Equal(t, step.version, mounts[m.path+"/"].RunningVersion, "the version that Vault says is running")
 		require.NotEqual(t, pid, pluginProcess(t, s), "only the process of the new version runs")
@@ -71,7 +71,7 @@ func TestPluginIsUpgradedAndDowngradedUnderLoad(t *testing.T) {
 func TestPluginIsReloadedWhileAnExchangeIsUnderWay(t *testing.T) {
 	t.Parallel()
 	console := consoletest.NewServer(t)
-	s := startVault(t, serverOptions{})
+	s := startServer(t)
 	m := s.mount(t, "snowplow", "")
 	m.write(t, "config", with(defaultConfig(console), slowExchanges))
 	pid := pluginProcess(t, s)
@@ -79,7 +79,7 @@ func TestPluginIsReloadedWhileAnExchangeIsUnderWay(t *testing.T) {
 	h := holdRead(t, m, console)
 	reloaded := make(chan error, 1)
 	go func() {
-		_, err := s.client.Sys().ReloadPlugin(&api.ReloadPluginInput{Plugin: pluginName})
+		_, err := s.Client.Sys().ReloadPlugin(&api.ReloadPluginInput{Plugin: pluginName})
 		reloaded <- err
 	}()
 	h.hold.Release()

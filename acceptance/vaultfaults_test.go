@@ -2,8 +2,6 @@ package acceptance
 
 import (
 	"bytes"
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"net/http"
@@ -20,14 +18,8 @@ import (
 	"github.com/snowplow-vault/vault-plugin-secrets-snowplow/internal/consoletest"
 )
 
-func checksumOf(file string) (string, error) {
-	content, err := os.ReadFile(file)
-	sum := sha256.Sum256(content)
-	return hex.EncodeToString(sum[:]), err
-}
-
 // pluginProcess is the one process of the plugin that a server must have, once those that ended are gone.
-func pluginProcess(t testing.TB, s *server) int {
+func pluginProcess(t testing.TB, s server) int {
 	t.Helper()
 	var pids []int
 	eventually(t, patience, "one process of the plugin runs", func() (err error) {
@@ -40,7 +32,7 @@ func pluginProcess(t testing.TB, s *server) int {
 }
 
 // requirePluginEnds waits until a server has no process of the plugin.
-func requirePluginEnds(t testing.TB, s *server) {
+func requirePluginEnds(t testing.TB, s server) {
 	t.Helper()
 	eventually(t, patience, "the plugin's process ends", func() error {
 		pids, err := s.pluginPIDs()
@@ -72,7 +64,7 @@ func onlyRepeated(t testing.TB, repeated map[string]int, statuses ...string) {
 func TestPluginIsKilledUnderLoad(t *testing.T) {
 	t.Parallel()
 	console := consoletest.NewServer(t)
-	s := startVault(t, serverOptions{})
+	s := startServer(t)
 	m := s.mount(t, "snowplow", "")
 	m.write(t, "config", with(defaultConfig(console), fields{"ttl": "2h"}))
 	lease := m.read(t, "token").LeaseID
@@ -156,7 +148,7 @@ func TestVaultIsSealedWhileAnExchangeIsUnderWay(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			console := consoletest.NewServer(t)
-			s := startVault(t, serverOptions{})
+			s := startServer(t)
 			m := s.mount(t, "snowplow", "")
 			m.write(t, "config", with(defaultConfig(console), fields{"reuse_period": test.reuse, "request_timeout": test.timeout}))
 			lease := m.read(t, "token").LeaseID
@@ -164,9 +156,9 @@ func TestVaultIsSealedWhileAnExchangeIsUnderWay(t *testing.T) {
 
 			h := holdRead(t, m, console)
 			sealed := make(chan error, 1)
-			go func() { sealed <- s.client.Sys().Seal() }()
+			go func() { sealed <- s.Seal(t.Context()) }()
 			eventually(t, patience, "Vault begins to seal itself", func() error { // it answers no request that asks
-				log, err := os.ReadFile(s.log)
+				log, err := os.ReadFile(s.Log())
 				if err == nil && !bytes.Contains(log, []byte("marked as sealed")) {
 					err = errors.New("its log does not say so")
 				}
@@ -187,7 +179,7 @@ func TestVaultIsSealedWhileAnExchangeIsUnderWay(t *testing.T) {
 			requirePluginEnds(t, s)
 
 			h.hold.Release()
-			require.NoError(t, s.unseal())
+			require.NoError(t, s.Unseal(t.Context()))
 			require.Equal(t, http.StatusOK, opens(t, console, m.jwt(t, "token")), "a read after Vault was unsealed")
 			requireRevocable(t, m.client, lease)
 		})
@@ -206,7 +198,7 @@ func TestMountIsDisabledWhileAnExchangeIsUnderWay(t *testing.T) {
 			m.write(t, "config", with(with(defaultConfig(console), slowExchanges), fields{"reuse_period": reuse}))
 
 			h := holdRead(t, m, console)
-			took := inTime(t, "disabling the mount", func() error { return s.client.Sys().Unmount(m.path) })
+			took := inTime(t, "disabling the mount", func() error { return s.Client.Sys().Unmount(m.path) })
 			t.Logf("disabled after %s", took)
 			var err error
 			took = inTime(t, "ending the read", func() error { err = <-h.end; return nil })
@@ -216,7 +208,7 @@ func TestMountIsDisabledWhileAnExchangeIsUnderWay(t *testing.T) {
 			require.NotEmpty(t, other.jwt(t, "token"), "the other mount is not affected")
 			m = s.mount(t, m.path, "")
 			m.absent(t, "config")
-			require.NoError(t, s.client.Sys().Unmount(m.path))
+			require.NoError(t, s.Client.Sys().Unmount(m.path))
 		})
 	}
 }
@@ -225,7 +217,7 @@ func TestMountWithTenThousandLeasesIsDisabled(t *testing.T) {
 	t.Parallel()
 	const leases, readers = 10_000, 16
 	console := consoletest.NewServer(t)
-	s := startVault(t, serverOptions{})
+	s := startServer(t)
 	m := s.mount(t, "snowplow", "")
 	m.write(t, "config", defaultConfig(console))
 
@@ -247,20 +239,20 @@ func TestMountWithTenThousandLeasesIsDisabled(t *testing.T) {
 		require.NoError(t, <-errs, "a read")
 	}
 	read := time.Since(began)
-	known, err := s.client.Logical().List("sys/leases/lookup/" + m.at("token"))
+	known, err := s.Client.Logical().List("sys/leases/lookup/" + m.at("token"))
 	require.NoError(t, err)
 	require.Len(t, known.Data["keys"], leases, "leases before the mount is disabled")
 
 	// Not so that a busy machine fails it: what is to be seen is that it ends, and leaves nothing.
 	console.Close() // revoking asks Snowplow nothing
 	began = time.Now()
-	require.NoError(t, s.client.Sys().Unmount(m.path), "disabling a mount with %d leases", leases)
+	require.NoError(t, s.Client.Sys().Unmount(m.path), "disabling a mount with %d leases", leases)
 	t.Logf("%d leases: read in %s by %d readers, mount disabled in %s", leases, read, readers, time.Since(began))
 
-	known, err = s.client.Logical().List("sys/leases/lookup/" + m.at("token"))
+	known, err = s.Client.Logical().List("sys/leases/lookup/" + m.at("token"))
 	require.NoError(t, err)
 	require.Nil(t, known, "leases after the mount was disabled")
-	count, err := s.client.Logical().ReadWithData("sys/leases/count", map[string][]string{"type": {"irrevocable"}})
+	count, err := s.Client.Logical().ReadWithData("sys/leases/count", map[string][]string{"type": {"irrevocable"}})
 	require.NoError(t, err)
 	require.Equal(t, "0", fmt.Sprint(count.Data["lease_count"]), "leases that cannot be revoked")
 	requirePluginEnds(t, s)
@@ -286,9 +278,9 @@ func TestLeaseTimesOfTheMount(t *testing.T) {
 			t.Parallel()
 			console := consoletest.NewServer(t)
 			s := shared(t)
-			m := mount{server: s, path: unique("snowplow"), client: s.client}
-			require.NoError(t, s.client.Sys().Mount(m.path, &api.MountInput{Type: pluginName, Config: test.config}))
-			t.Cleanup(func() { assert.NoError(t, s.client.Sys().Unmount(m.path), "disabling the mount") })
+			m := mount{server: s, path: unique("snowplow"), client: s.Client}
+			require.NoError(t, s.Client.Sys().Mount(m.path, &api.MountInput{Type: pluginName, Config: test.config}))
+			t.Cleanup(func() { assert.NoError(t, s.Client.Sys().Unmount(m.path), "disabling the mount") })
 			m.write(t, "config", defaultConfig(console))
 			secret := m.read(t, "token")
 			if test.warning != "" {
@@ -317,7 +309,7 @@ func TestMountIsMoved(t *testing.T) {
 
 	from := m
 	m.path = unique("moved")
-	require.NoError(t, s.client.Sys().Remount(from.path, m.path), "moving the mount")
+	require.NoError(t, s.Client.Sys().Remount(from.path, m.path), "moving the mount")
 	require.Equal(t, config, m.read(t, "config").Data, "config after the move")
 	secret := m.read(t, "token/team")
 	require.Equal(t, 600, secret.LeaseDuration, "ttl of a role after the move")
@@ -331,5 +323,5 @@ func TestMountIsMoved(t *testing.T) {
 	m.remove(t, "config")
 	_, err = m.tryRead("token")
 	requireStatus(t, err, http.StatusBadRequest, "vault write "+m.at("config")) // the new path, not the old one
-	require.NoError(t, s.client.Sys().Unmount(m.path))
+	require.NoError(t, s.Client.Sys().Unmount(m.path))
 }

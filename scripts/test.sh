@@ -30,5 +30,5 @@ say "acceptance tests"
 if ! vault=$(scripts/vault.sh); then
 	fail "the acceptance tests need a Vault, and there is none (see above)"
 fi
-VAULT_ACC=1 VAULT_BIN=$vault go test "$race" -count=1 -timeout=20m ./acceptance/...
+VAULT_ACC=1 VAULT_BIN=$vault go test "$race" -count=1 -timeout=20m ./acceptance/... ./internal/vaulttest/...
 say_race

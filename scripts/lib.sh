@@ -93,7 +93,7 @@ find_programs() {
 	cp "$root/bin/$plugin" "$work/plugins/"
 	(
 		cd "$root" || exit
-		CGO_ENABLED=0 go build -race=false -trimpath -o "$work/bin/" ./cmd/fakeconsole ./scripts/callconsole
+		CGO_ENABLED=0 go build -race=false -trimpath -o "$work/bin/" ./internal/consoletest/fakeconsole ./scripts/callconsole
 	)
 	PATH=$work/bin:$PATH
 	vault_bin=$("$root/scripts/vault.sh") || fail "there is no Vault to use (see above)"

@@ -1,5 +1,5 @@
-// Command load measures the Snowplow engine against the floor: both as plugins of one real Vault, in turn, in the same
-// run. With -soak it puts load on the engine for a long time instead, and watches what the plugin holds on to.
+// Command load measures the Snowplow engine against the baseline: both as plugins of one real Vault, in turn, in the
+// same run. With -soak it puts load on the engine for a long time instead, and watches what the plugin holds on to.
 package main
 
 import (
@@ -7,11 +7,9 @@ import (
 	"errors"
 	"flag"
 	"fmt"
-	"io"
 	"net/http/httptest"
 	"os"
 	"os/signal"
-	"path/filepath"
 	"syscall"
 	"time"
 
@@ -19,17 +17,17 @@ import (
 )
 
 type options struct {
-	vault, engine, floor string // programs
-	rounds               int
-	slice                time.Duration
-	soak                 time.Duration
+	vault, engine, baseline string // programs
+	rounds                  int
+	slice                   time.Duration
+	soak                    time.Duration
 }
 
 func main() {
 	var o options
 	flag.StringVar(&o.vault, "vault", "", "the vault `program`")
 	flag.StringVar(&o.engine, "engine", "", "the engine's plugin `program`")
-	flag.StringVar(&o.floor, "floor", "", "the floor's plugin `program`")
+	flag.StringVar(&o.baseline, "baseline", "", "the baseline's plugin `program`")
 	flag.IntVar(&o.rounds, "rounds", 24, "how often each of the two has its turn")
 	seconds := flag.Float64("seconds", 0.5, "how long one turn of warm reads takes")
 	flag.DurationVar(&o.soak, "soak", 0, "put load on the engine for this long, instead of measuring")
@@ -46,34 +44,24 @@ func main() {
 }
 
 func run(ctx context.Context, o options) (err error) {
-	if o.vault == "" || o.engine == "" || (o.floor == "" && o.soak == 0) || o.rounds < 1 || o.slice <= 0 {
-		return errors.New("-vault, -engine and -floor name the programs to run; -rounds and -seconds are more than 0")
+	if o.vault == "" || o.engine == "" || (o.baseline == "" && o.soak == 0) || o.rounds < 1 || o.slice <= 0 {
+		return errors.New("-vault, -engine and -baseline name the programs to run; -rounds and -seconds are more than 0")
 	}
-	work, err := os.MkdirTemp("", "snowplow-load-")
-	if err != nil {
-		return fmt.Errorf("making a work folder: %w", err)
-	}
-	defer func() { err = errors.Join(err, os.RemoveAll(work)) }()
 	console := consoletest.New()
 	consoleServer := httptest.NewServer(console)
 	defer consoleServer.Close()
 
 	plugins := map[string]string{engineMount: o.engine}
-	if o.floor != "" {
-		plugins[floorMount] = o.floor
+	if o.baseline != "" {
+		plugins[baselineMount] = o.baseline
 	}
-	for mount, program := range plugins {
-		if err := copyProgram(program, filepath.Join(work, "plugins", mount)); err != nil {
-			return fmt.Errorf("copying %s: %w", program, err)
-		}
-	}
-	v, err := startVault(ctx, o.vault, work)
+	v, err := startVault(ctx, o.vault)
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, v.stop()) }()
-	for mount := range plugins {
-		if err := v.mount(ctx, mount); err != nil {
+	defer func() { err = errors.Join(err, v.Close()) }()
+	for mount, program := range plugins {
+		if err := v.mount(ctx, mount, program); err != nil {
 			return err
 		}
 	}
@@ -85,21 +73,4 @@ func run(ctx context.Context, o options) (err error) {
 		return b.soak(ctx)
 	}
 	return b.measure(ctx)
-}
-
-func copyProgram(from, to string) error {
-	source, err := os.Open(from)
-	if err != nil {
-		return err
-	}
-	defer source.Close()
-	if err := os.MkdirAll(filepath.Dir(to), 0o700); err != nil {
-		return err
-	}
-	target, err := os.OpenFile(to, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o700)
-	if err != nil {
-		return err
-	}
-	_, err = io.Copy(target, source)
-	return errors.Join(err, target.Close())
 }

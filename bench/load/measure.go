@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"net/http"
 	"os"
 	"time"
 
@@ -13,8 +12,8 @@ import (
 
 // The two that are compared: names of plugins and of their mounts alike.
 const (
-	engineMount = "engine"
-	floorMount  = "floor"
+	engineMount   = "engine"
+	baselineMount = "baseline"
 )
 
 // settle is how long a process is left alone before its memory is read.
@@ -33,19 +32,19 @@ type bench struct {
 // the other one left it.
 func turns(round int) []string {
 	if round%2 == 0 {
-		return []string{engineMount, floorMount}
+		return []string{engineMount, baselineMount}
 	}
-	return []string{floorMount, engineMount}
+	return []string{baselineMount, engineMount}
 }
 
 func (b *bench) writeConfig(ctx context.Context) error {
-	return b.vault.call(ctx, http.MethodPut, engineMount+"/config", map[string]any{
+	return b.vault.write(ctx, engineMount+"/config", map[string]any{
 		"organization_id":   consoletest.DefaultOrganizationID,
 		"api_key_id":        consoletest.DefaultAPIKeyID,
 		"api_key":           consoletest.DefaultAPIKey,
 		"console_url":       b.consoleURL,
 		"verify_connection": false,
-	}, nil)
+	})
 }
 
 func (b *bench) measure(ctx context.Context) error {
@@ -95,12 +94,12 @@ func (b *bench) compareAnswers(context.Context) error {
 		}
 		size[mount], fields[mount] = float64(len(body)), len(answer.Data)
 	}
-	if ratio := size[engineMount] / size[floorMount]; fields[engineMount] != fields[floorMount] || ratio < 0.97 || ratio > 1.03 {
-		return fmt.Errorf("the floor no longer answers what the engine does: %v bytes, %v fields", size, fields)
+	if ratio := size[engineMount] / size[baselineMount]; fields[engineMount] != fields[baselineMount] || ratio < 0.97 || ratio > 1.03 {
+		return fmt.Errorf("the baseline no longer answers what the engine does: %v bytes, %v fields", size, fields)
 	}
 
 	binary := series{}
-	for mount, program := range map[string]string{engineMount: b.engine, floorMount: b.floor} {
+	for mount, program := range map[string]string{engineMount: b.engine, baselineMount: b.baseline} {
 		info, err := os.Stat(program)
 		if err != nil {
 			return fmt.Errorf("looking at the binary: %w", err)

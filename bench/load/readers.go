@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"strings"
 	"sync"
 	"time"
 )
@@ -21,14 +22,15 @@ type reader struct {
 }
 
 func (v *vault) newReader(path string) (*reader, error) {
-	connection, err := net.Dial("tcp", v.address)
+	host := strings.TrimPrefix(v.Address(), "http://")
+	connection, err := net.Dial("tcp", host)
 	if err != nil {
 		return nil, fmt.Errorf("connecting to Vault: %w", err)
 	}
 	return &reader{
 		connection: connection,
 		answers:    bufio.NewReader(connection),
-		request:    fmt.Appendf(nil, "GET /v1/%s HTTP/1.1\r\nHost: %s\r\nX-Vault-Token: %s\r\n\r\n", path, v.address, v.token),
+		request:    fmt.Appendf(nil, "GET /v1/%s HTTP/1.1\r\nHost: %s\r\nX-Vault-Token: %s\r\n\r\n", path, host, v.Client.Token()),
 	}, nil
 }
 

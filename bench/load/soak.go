@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/http"
 	"sync/atomic"
 	"time"
 
@@ -107,7 +106,8 @@ func (b *bench) rewrite(ctx context.Context) error {
 		if err := b.readRoleToken(written, soakRoles); err != nil {
 			return err
 		}
-		return b.vault.call(written, http.MethodDelete, engineMount+"/roles/"+extra, nil, nil)
+		_, err := b.vault.Client.Logical().DeleteWithContext(written, engineMount+"/roles/"+extra)
+		return err
 	})
 }
 

@@ -18,8 +18,8 @@ func (s series) median(mount string) float64 { return median(s[mount]) }
 // down both sides of most rounds, and spoils only those that it begins or ends in.
 func (s series) ratios() []float64 {
 	var ratios []float64
-	for round, floor := range s[floorMount] {
-		ratios = append(ratios, s[engineMount][round]/floor)
+	for round, baseline := range s[baselineMount] {
+		ratios = append(ratios, s[engineMount][round]/baseline)
 	}
 	slices.Sort(ratios)
 	return ratios
@@ -55,12 +55,12 @@ func percentile(values []time.Duration, share float64) time.Duration {
 // table is the rows of what was measured, in Markdown.
 type table struct{ rows []string }
 
-const tableHead = `| figure | engine | floor | ratio | goal |
+const tableHead = `| figure | engine | baseline | ratio | goal |
 |---|--:|--:|--:|---|
 `
 
-func (t *table) add(figure, engine, floor, ratio, goal string) {
-	t.rows = append(t.rows, fmt.Sprintf("| %s | %s | %s | %s | %s |\n", figure, engine, floor, ratio, goal))
+func (t *table) add(figure, engine, baseline, ratio, goal string) {
+	t.rows = append(t.rows, fmt.Sprintf("| %s | %s | %s | %s | %s |\n", figure, engine, baseline, ratio, goal))
 }
 
 // compare adds a figure of both. A positive goal is the least that the ratio should be, a negative one without its
@@ -74,7 +74,7 @@ func (t *table) compare(figure string, measured series, write func(float64) stri
 	case goal < 0:
 		verdict = fmt.Sprintf("at most %.2f: %s", -goal, met(ratio <= -goal))
 	}
-	t.add(figure, write(measured.median(engineMount)), write(measured.median(floorMount)), measured.ratioText(), verdict)
+	t.add(figure, write(measured.median(engineMount)), write(measured.median(baselineMount)), measured.ratioText(), verdict)
 }
 
 func (t *table) String() string { return tableHead + strings.Join(t.rows, "") }

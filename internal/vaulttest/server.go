@@ -1,6 +1,6 @@
-// Package vaulttest starts real servers, of Vault or of OpenBao, for tests and measurements: one node or a cluster, with
-// a plugin, and with clients and command lines to use them. Whatever it starts listens on a loopback address, keeps
-// its files in a folder of its own, and is gone after Close.
+// Package vaulttest starts real servers, of Vault or of OpenBao, for tests and measurements: one node or a cluster,
+// with a plugin, and with clients and command lines to use them. Whatever it starts listens on a loopback address,
+// keeps its files in a folder of its own, and is gone after Close.
 //
 // A server is started with the program at hand:
 //

@@ -297,38 +297,3 @@ func TestCredentialsAreRewrittenUnderLoad(t *testing.T) {
 		reads.Load(), readers, targets[0].newest.Load(), targets[1].newest.Load(), targets[2].newest.Load(), console.Exchanges())
 	requireNoRace(t, s)
 }
-
-// The exchange is held until all readers have come, so that none is answered from a JWT that is already there.
-func TestAThousandReadersAtOnceOfAColdMount(t *testing.T) {
-	t.Parallel()
-	const readers = 1000
-	m, console := configured(t)
-	m.write(t, "config", fields{"request_timeout": "80s", "verify_connection": false})
-	before := console.Exchanges()
-	hold := console.Hold()
-	defer hold.Release()
-
-	errs := make(chan error, readers)
-	for range readers {
-		go func() {
-			secret, err := m.tryRead("token")
-			if err == nil && secret.LeaseDuration == 0 {
-				err = errors.New("the answer has no lease")
-			}
-			errs <- err
-		}()
-	}
-	eventually(t, patience, "all readers wait for the exchange", func() error {
-		reads := m.read(t, "status").Data["reads"]
-		if fmt.Sprint(reads) != strconv.Itoa(readers) {
-			return fmt.Errorf("%v of %d do", reads, readers)
-		}
-		return nil
-	})
-	hold.Release()
-	for range readers {
-		require.NoError(t, <-errs, "a read of %d at once", readers)
-	}
-	require.Equal(t, before+1, console.Exchanges(), "exchanges for all readers")
-	require.Equal(t, strconv.Itoa(readers-1), fmt.Sprint(m.read(t, "status").Data["reused"]), "readers who shared the exchange of another")
-}

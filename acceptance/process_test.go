@@ -3,7 +3,6 @@ package acceptance
 import (
 	"errors"
 	"net/http"
-	"os"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -29,41 +28,6 @@ func TestTwoMountsInOnePluginProcess(t *testing.T) {
 	pids, err := s.pluginPIDs()
 	require.NoError(t, err)
 	require.Len(t, pids, 1, "processes of the plugin")
-}
-
-func TestReadAfterThePluginProcessWasKilled(t *testing.T) {
-	t.Parallel()
-	console := consoletest.NewServer(t)
-	s := startServer(t)
-	m := s.mount(t, "snowplow", "")
-	m.write(t, "config", defaultConfig(console))
-	lease := m.read(t, "token").LeaseID
-
-	// Between the end of the process and Vault's notice of it, Vault answers 500, which its clients repeat.
-	m = m.as(t, m.client.Token())
-	m.client.SetMaxRetries(2)
-	for range 3 {
-		before, err := s.pluginPIDs()
-		require.NoError(t, err)
-		require.Len(t, before, 1, "processes of the plugin before it is killed")
-		plugin, err := os.FindProcess(before[0])
-		require.NoError(t, err)
-		require.NoError(t, plugin.Kill())
-		eventually(t, patience, "the plugin's process is gone", func() error {
-			pids, err := s.pluginPIDs()
-			if err == nil && len(pids) > 0 {
-				err = errors.New("it is still there")
-			}
-			return err
-		})
-
-		require.Equal(t, http.StatusOK, opens(t, console, m.jwt(t, "token")), "the next read after the plugin was killed")
-		after, err := s.pluginPIDs()
-		require.NoError(t, err)
-		require.Len(t, after, 1, "processes of the plugin after the read")
-		require.NotEqual(t, before, after, "Vault must have started the plugin anew")
-	}
-	require.NoError(t, s.Client.Sys().Revoke(lease), "a lease from before the first kill stays revocable")
 }
 
 func TestConfigurationIsThereAfterVaultWasSealedAndRestarted(t *testing.T) {

@@ -33,6 +33,20 @@ var canaries = map[string]string{
 	"an odd secret": oddSecret,
 }
 
+// botUser is the fields of a v1 credential.
+func botUser(user consoletest.BotUser) fields {
+	return fields{
+		"credentials_version": "v1",
+		"username":            user.Username, "password": user.Password,
+		"client_id": user.ClientID, "client_secret": user.ClientSecret,
+	}
+}
+
+var defaultUser = consoletest.BotUser{
+	Username: consoletest.DefaultUsername, Password: consoletest.DefaultPassword,
+	ClientID: consoletest.DefaultClientID, ClientSecret: consoletest.DefaultClientSecret,
+}
+
 var shortKey = consoletest.Key{ID: "short-key-id", Secret: "canary-7"}
 
 const oddSecret = `canary"odd<&>\+%41/secret`
@@ -101,13 +115,13 @@ func TestNoSecretIsSeenAnywhere(t *testing.T) {
 
 	s.Stop() // so that the logs are whole
 	for log, mustHave := range map[string][]string{
-		s.Log():      {"exchanged a credential for a JWT", "exchanging a credential for a JWT failed", "verifying a credential failed", "[TRACE]"},
-		s.AuditLog(): {`"operation":"patch"`, `"api_key":"hmac-sha256:`, `"access_token":"hmac-sha256:`, "verifying the connection failed"},
+		s.Log():      {`\[TRACE\]`, `\[WARN\].*secrets\.` + pluginName + `.*error=`}, // the plugin's failed exchanges
+		s.AuditLog(): {`"operation":"patch"`, `"api_key":"hmac-sha256:`, `"access_token":"hmac-sha256:`, `"error":"`},
 	} {
 		content, err := os.ReadFile(log)
 		require.NoError(t, err)
-		for _, part := range mustHave {
-			assert.True(t, strings.Contains(string(content), part), "%s is the log to search: it has %s", filepath.Base(log), part)
+		for _, pattern := range mustHave {
+			assert.True(t, regexp.MustCompile(pattern).Match(content), "%s is the log to search: it has %s", filepath.Base(log), pattern)
 		}
 		assert.Empty(t, leaks(string(content)), "secrets in %s", filepath.Base(log))
 	}
@@ -196,19 +210,6 @@ func tryBadFields(t *testing.T, m mount, console *consoletest.Server) {
 		refused("a secret as ca_cert", "config", fields{"ca_cert": secret})
 	}
 	refused("an unreachable Console", "config", with(defaultConfig(unreachable), fields{"request_timeout": "1s"}))
-}
-
-// A key that was pasted into the wrong field is in the output of a command, and from there in the log of a job.
-func TestSecretInAWrongFieldIsNotRepeated(t *testing.T) {
-	t.Parallel()
-	m, _ := configured(t)
-	for _, path := range []string{"config", "roles/analytics"} {
-		for _, field := range []string{"ttl", "reuse_period", "verify_connection"} {
-			_, err := m.tryWrite(path, fields{field: consoletest.DefaultAPIKey})
-			requireStatus(t, err, http.StatusBadRequest, field)
-			assert.Empty(t, leaks(err.Error()), "the error of a write of %s with a secret as %s", path, field)
-		}
-	}
 }
 
 // requireClean demands that a request failed, without a secret in the error.

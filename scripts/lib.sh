@@ -1,6 +1,16 @@
-# What demo.sh and dev.sh share: a Vault dev server with the plugin, and a
-# Console. To be sourced by a bash that has set -euo pipefail.
+# What the scripts share: usage, messages, a work folder, and a Vault dev server
+# with the plugin and a Console. To be sourced by a bash that has set -euo
+# pipefail, with the script's own arguments.
 # shellcheck shell=bash disable=SC2034
+
+# -h prints what a script says of itself in its first lines.
+case ${1:-} in
+-h | --help)
+	printf 'usage: scripts/%s [arguments]\n\n' "$(basename "$0")"
+	awk 'NR > 1 { if (!sub(/^# /, "")) exit; print }' "$0"
+	exit
+	;;
+esac
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 plugin=vault-plugin-secrets-snowplow

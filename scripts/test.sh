@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
-# Every test: first those that need only Go, then the acceptance tests on a
-# real Vault. "make test" builds the plugin and calls this.
+# Every test: first those that need only Go, then the acceptance tests on a real
+# server: the one that scripts/vault.sh finds, or VAULT_BIN=/path/of/vault (or
+# bao). "make test" builds the plugin and calls this.
 set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
 # shellcheck source=scripts/lib.sh
-. scripts/lib.sh
+. "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+cd "$root"
 forget_vault_variables
 
 # The race detector needs a C compiler that works, and nothing else here does.

@@ -1,7 +1,16 @@
 #!/usr/bin/env bash
-# Prints the path of a vault program: $VAULT_BIN, else the one on PATH, else
-# one built from tools/vault and kept in the user's cache folder.
+# Prints the path of a vault program: $VAULT_BIN, which may be any version of
+# Vault or OpenBao's bao, else the one on PATH, else one built from tools/vault
+# and kept in the user's cache folder.
 set -euo pipefail
+
+case ${1:-} in
+-h | --help)
+	printf 'usage: scripts/vault.sh\n\n'
+	awk 'NR > 1 { if (!sub(/^# /, "")) exit; print }' "$0"
+	exit
+	;;
+esac
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 

@@ -36,6 +36,8 @@ const (
 	portTries = 5
 )
 
+var errEnded = errors.New("the server has ended")
+
 // Options describe a server. All that it needs is a Program.
 type Options struct {
 	Program Program
@@ -44,7 +46,6 @@ type Options struct {
 	Audit   bool   // write an audit log, with hashed values
 
 	LogLevel string // empty: info
-	Config   string // blocks that are added to the configuration file
 
 	auditLog string // of the cluster that the server joins
 }
@@ -55,11 +56,10 @@ type Server struct {
 	// Client has the root token, and repeats no request.
 	Client *api.Client
 
-	options     Options
-	dir         string
-	address     string
-	clusterPort int
-	unsealKeys  []string
+	options    Options
+	dir        string
+	address    string
+	unsealKeys []string
 }
 
 // Start starts a server that is initialized, unsealed and active.
@@ -101,6 +101,9 @@ func launch(ctx context.Context, options Options) (*Server, error) {
 		if err = s.start(ctx); err == nil {
 			return s, nil
 		}
+		if !errors.Is(err, errEnded) {
+			break
+		}
 	}
 	return nil, errors.Join(err, s.Close())
 }
@@ -115,9 +118,6 @@ func (s *Server) Dir() string { return s.dir }
 
 // Address is the URL of the server's API.
 func (s *Server) Address() string { return s.address }
-
-// Program is what the server runs.
-func (s *Server) Program() Program { return s.options.Program }
 
 // AuditLog is the file of the audit log. All nodes of a cluster write to the same one.
 func (s *Server) AuditLog() string {
@@ -138,7 +138,7 @@ func (s *Server) configure() error {
 		defer func() { _ = listener.Close() }() // when both are found, so that they differ
 		ports[i] = listener.Addr().(*net.TCPAddr).Port
 	}
-	s.address, s.clusterPort = fmt.Sprintf("http://127.0.0.1:%d", ports[0]), ports[1]
+	s.address = fmt.Sprintf("http://127.0.0.1:%d", ports[0])
 	client, err := s.NewClient("")
 	if err != nil {
 		return err
@@ -171,8 +171,7 @@ listener "tcp" {
 %s
 
 %s
-%s
-`, level, s.PluginDir(), s.address, ports[1], ports[0], ports[1], storage, s.declaredAudit(), s.options.Config)
+`, level, s.PluginDir(), s.address, ports[1], ports[0], ports[1], storage, s.declaredAudit())
 	return os.WriteFile(s.configFile(), []byte(config), 0o600)
 }
 
@@ -230,7 +229,7 @@ func (s *Server) wait(ctx context.Context, what string, ask func() error) error 
 		}
 		select {
 		case <-s.exited:
-			return fmt.Errorf("waiting until %s: the server has ended:\n%s", what, s.Tail())
+			return fmt.Errorf("waiting until %s: %w:\n%s", what, errEnded, s.Tail())
 		case <-ctx.Done():
 			return fmt.Errorf("waiting until %s: %w: %w", what, context.Cause(ctx), err)
 		case <-time.After(pollEvery):

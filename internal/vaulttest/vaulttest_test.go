@@ -105,7 +105,7 @@ func child() {
 	if err != nil {
 		panic(err)
 	}
-	fmt.Println(p.PID())
+	fmt.Println(p.cmd.Process.Pid)
 	select {}
 }
 

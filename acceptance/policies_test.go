@@ -72,13 +72,14 @@ func TestExamplePolicies(t *testing.T) {
 	// The examples name the mount snowplow/.
 	s := startServer(t)
 	console := consoletest.NewServer(t)
+	console.AddKey(analyticsKey)
 	root := s.mount(t, "snowplow", "")
 	for i, policy := range policies {
 		rules, err := os.ReadFile(files[i])
 		require.NoError(t, err)
 		root.write(t, "config", defaultConfig(console))
-		root.write(t, "roles/analytics", fields{"ttl": "2h"})
-		root.write(t, "roles/ingest", fields{"ttl": "2h"})
+		root.write(t, "roles/analytics", keyOf(analyticsKey))
+		root.write(t, "roles/ingest", keyOf(analyticsKey))
 		root.remove(t, "roles/new")
 
 		holder := root.as(t, s.createToken(t, string(rules)))

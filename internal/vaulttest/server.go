@@ -19,10 +19,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/hashicorp/vault/api"
@@ -93,7 +95,7 @@ func launch(ctx context.Context, options Options) (*Server, error) {
 			return nil, errors.Join(fmt.Errorf("making a folder for the server: %w", err), s.Close())
 		}
 	}
-	// Only listening on a port tells that it is free. If another process took one of these meanwhile, the server ends.
+	// If another process took a port that was free when it was chosen, the server ends, and starts with another.
 	for range portTries {
 		if err = s.configure(); err != nil {
 			break
@@ -129,16 +131,15 @@ func (s *Server) AuditLog() string {
 
 // configure writes the configuration file, with ports that are free now.
 func (s *Server) configure() error {
-	var ports [2]int
-	for i := range ports {
-		listener, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			return fmt.Errorf("finding a free port: %w", err)
-		}
-		defer func() { _ = listener.Close() }() // when both are found, so that they differ
-		ports[i] = listener.Addr().(*net.TCPAddr).Port
+	port, err := freePort()
+	if err != nil {
+		return err
 	}
-	s.address = fmt.Sprintf("http://127.0.0.1:%d", ports[0])
+	clusterPort, err := freePort()
+	if err != nil {
+		return err
+	}
+	s.address = fmt.Sprintf("http://127.0.0.1:%d", port)
 	client, err := s.NewClient("")
 	if err != nil {
 		return err
@@ -171,8 +172,29 @@ listener "tcp" {
 %s
 
 %s
-`, level, s.PluginDir(), s.address, ports[1], ports[0], ports[1], storage, s.declaredAudit())
+`, level, s.PluginDir(), s.address, clusterPort, port, clusterPort, storage, s.declaredAudit())
 	return os.WriteFile(s.configFile(), []byte(config), 0o600)
+}
+
+// Ports are below those that systems hand out by themselves: a server that is down must not lose its own to whatever
+// listens or connects meanwhile. Vault runs on without its cluster port, and is no part of its cluster then.
+const firstPort, numberOfPorts = 20_000, 10_000
+
+var usedPorts sync.Map // of this process's servers, whether they run or not
+
+// freePort finds a port that nothing listens on, and that no other server here has had.
+func freePort() (int, error) {
+	for range numberOfPorts {
+		port := firstPort + rand.IntN(numberOfPorts)
+		if _, used := usedPorts.LoadOrStore(port, true); used {
+			continue
+		}
+		listener, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port))
+		if err == nil {
+			return port, listener.Close()
+		}
+	}
+	return 0, fmt.Errorf("no free port from %d to %d", firstPort, firstPort+numberOfPorts-1)
 }
 
 func (s *Server) configFile() string { return filepath.Join(s.dir, "server.hcl") }

@@ -1,0 +1,152 @@
+package console
+
+import (
+	"fmt"
+	"net/http"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/snowplow-vault/vault-plugin-secrets-snowplow/internal/consoletest"
+	"github.com/snowplow-vault/vault-plugin-secrets-snowplow/internal/faulttest"
+)
+
+// bubbleNow is when time begins in a bubble of synctest.
+var bubbleNow = time.Date(2000, time.January, 1, 0, 0, 0, 0, time.UTC).Unix()
+
+func TestAnswersWithoutAUsableToken(t *testing.T) {
+	t.Parallel()
+	good := faulttest.MadeUpJWT(fmt.Sprintf(`{"exp":%d}`, bubbleNow+3600))
+	claims := func(payload string) string { return `{"accessToken":"` + faulttest.MadeUpJWT(payload) + `"}` }
+	noToken := []string{"malformed answer: its accessToken is not a Bearer token"}
+	noObject := []string{"malformed answer: it is not a JSON object"}
+	expired := []string{"already expired on arrival", "Vault's clock says 2000-01-01T00:00:00Z and Snowplow's 2000-01-01T00:00:00Z", "one of them may be wrong"}
+	for _, test := range []struct {
+		name, body string
+		says       []string
+		exchanges  int
+	}{
+		{"empty", ``, noObject, 0},
+		{"HTML", `<html>` + good + `</html>`, noObject, 0},
+		{"a list", `["` + good + `"]`, noObject, 0},
+		{"a string", `"` + good + `"`, noObject, 0},
+		{"null", `null`, noToken, 0},
+		{"no accessToken", `{}`, noToken, 0},
+		{"accessToken in another case", `{"AccessToken":"` + good + `"}`, noToken, 0},
+		{"that of v1", `{"access_token":"` + good + `"}`, noToken, 0},
+		{"accessToken null", `{"accessToken":null}`, noToken, 0},
+		{"accessToken a number", `{"accessToken":1e300}`, noToken, 0},
+		{"accessToken an object", `{"accessToken":{"accessToken":"` + good + `"}}`, noToken, 0},
+		{"accessToken empty", `{"accessToken":""}`, noToken, 0},
+		{"accessToken with a line break", `{"accessToken":"` + good + `\n"}`, noToken, 0},
+		{"accessToken with a header in it", `{"accessToken":"` + good + `\r\nX-Evil: 1"}`, noToken, 0},
+		{"accessToken with a control character", `{"accessToken":"\u0000` + good + `"}`, noToken, 0},
+		{"accessToken with a raw control character", "{\"accessToken\":\"\x01" + good + "\"}", noObject, 0},
+		{"accessToken with invalid UTF-8", "{\"accessToken\":\"\xff" + good + "\"}", noToken, 0},
+		{"accessToken with a scheme", `{"accessToken":"Bearer ` + good + `"}`, noToken, 0},
+		{"accessToken too long", `{"accessToken":"` + strings.Repeat("x", maxToken+1) + `"}`, noToken, 0},
+		{"accessToken twice, the last one bad", `{"accessToken":"` + good + `","accessToken":"\n"}`, noToken, 0},
+		{"a token_type that is not Bearer", `{"accessToken":"` + good + `","token_type":"DPoP"}`, []string{"malformed answer: its token_type is not Bearer"}, 0},
+		{"trailing garbage", `{"accessToken":"` + good + `"} x`, noObject, 0},
+		{"a second object", `{"accessToken":"` + good + `"}{}`, noObject, 0},
+		{"a byte order mark", "\ufeff" + `{"accessToken":"` + good + `"}`, noObject, 0},
+		{"deep nesting", strings.Repeat(`{"a":`, 100_000) + strings.Repeat(`}`, 100_000), noObject, 0},
+		{"deep lists", `{"accessToken":"` + good + `","a":` + strings.Repeat(`[`, 100_000) + strings.Repeat(`]`, 100_000) + `}`, noObject, 0},
+		{"a byte too much", padded(good, maxAnswer+1), []string{"oversized answer: more than 1048576 bytes"}, 0},
+		{"exp negative", claims(`{"exp":-1}`), expired, 1},
+		{"exp zero", claims(`{"exp":0}`), expired, 1},
+		{"exp in the past", claims(`{"exp":946684799}`), expired, 1},
+		{"exp now", claims(`{"exp":946684800}`), expired, 1},
+		{"exp within the second", claims(`{"exp":946684800.9}`), expired, 1},
+		{"exp in the year 1", claims(`{"exp":-62135596800}`), []string{"already expired on arrival"}, 1},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			fault{
+				answer: consoletest.Status(http.StatusOK, test.body, nil), reason: ReasonUpstream, says: test.says, exchanges: test.exchanges,
+			}.inBubble(t)
+		})
+	}
+}
+
+// padded is a good answer of this many bytes.
+func padded(jwt string, size int) string {
+	body := `{"accessToken":"` + jwt + `","pad":"`
+	return body + strings.Repeat("x", size-len(body)-2) + `"}`
+}
+
+// What is accepted although it is odd.
+func TestOddAnswersThatAreAccepted(t *testing.T) {
+	t.Parallel()
+	const day, tenYears = 24 * time.Hour, 10 * 365 * 24 * time.Hour
+	claims := func(payload string) string { return `{"accessToken":"` + faulttest.MadeUpJWT(payload) + `"}` }
+	hour := faulttest.MadeUpJWT(fmt.Sprintf(`{"exp":%d}`, bubbleNow+3600))
+	for name, test := range map[string]struct {
+		body     string
+		validity time.Duration
+	}{
+		"exp absent":                     {claims(`{}`), day},
+		"exp null":                       {claims(`{"exp":null}`), day},
+		"exp a string":                   {claims(`{"exp":"946688400"}`), day},
+		"exp 1e300":                      {claims(`{"exp":1e300}`), day},
+		"exp 1e999":                      {claims(`{"exp":1e999}`), day},
+		"exp NaN":                        {claims(`{"exp":NaN}`), day},
+		"exp 10 years ahead":             {claims(fmt.Sprintf(`{"exp":%d}`, bubbleNow+int64(tenYears.Seconds()))), tenYears},
+		"exp with a fraction":            {claims(fmt.Sprintf(`{"exp":%d.9}`, bubbleNow+3600)), time.Hour},
+		"exp as 9.466884e8":              {claims(`{"exp":9.466884e8}`), time.Hour},
+		"exp twice":                      {claims(fmt.Sprintf(`{"exp":1,"exp":%d}`, bubbleNow+3600)), time.Hour},
+		"claims that are no object":      {claims(`[1]`), day},
+		"claims of invalid UTF-8":        {claims("{\"x\":\"\xff\",\"exp\":946688400}"), time.Hour},
+		"claims nested deep":             {claims(`{"exp":946688400,"a":` + strings.Repeat(`[`, 5_000) + strings.Repeat(`]`, 5_000) + `}`), time.Hour},
+		"claims nested too deep":         {claims(`{"exp":946688400,"a":` + strings.Repeat(`[`, 11_000)), day},
+		"iat in the past":                {claims(`{"iat":1,"exp":946688400}`), time.Hour},
+		"iat later than exp, which is 2": {claims(`{"iat":946684800,"exp":946684802}`), 2 * time.Second},
+		"accessToken twice":              {`{"accessToken":"\n","accessToken":"` + hour + `"}`, time.Hour},
+		"accessToken in two cases":       {`{"accessToken":"` + hour + `","AccessToken":"\n"}`, time.Hour},
+		"token_type in another case":     {`{"accessToken":"` + hour + `","token_type":"bearer"}`, time.Hour},
+		"white space around":             {"\r\n\t " + `{"accessToken":"` + hour + `"}` + "\n\n", time.Hour},
+		"invalid UTF-8 elsewhere":        {"{\"x\":\"\xff\xfe\",\"accessToken\":\"" + hour + "\"}", time.Hour},
+		"as large as may be":             {padded(hour, maxAnswer), time.Hour},
+		"expires_in beside an exp":       {`{"expires_in":1,"accessToken":"` + hour + `"}`, time.Hour},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				u := faulttest.OnPipes(t)
+				u.FailNext(1, consoletest.Status(http.StatusOK, test.body, nil))
+				token, err := exchangeWith(t, u, V3)
+				require.NoError(t, err)
+				assert.Contains(t, test.body, token.Bearer)
+				assert.Equal(t, test.validity, token.Validity)
+				assert.Equal(t, time.Now().Add(test.validity).UTC(), token.ExpiresAt)
+				assert.True(t, time.Now().Equal(token.ObtainedAt))
+			})
+		})
+	}
+}
+
+func TestValidityOfATokenOfV1WithoutExp(t *testing.T) {
+	t.Parallel()
+	for expiresIn, want := range map[string]time.Duration{
+		"3600":   time.Hour,
+		"1.5":    1500 * time.Millisecond,
+		"86400":  24 * time.Hour,
+		"864000": 24 * time.Hour,
+		"0":      24 * time.Hour,
+		"-1":     24 * time.Hour,
+		"null":   24 * time.Hour,
+		`"3600"`: 24 * time.Hour,
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			u := faulttest.OnPipes(t)
+			u.FailNext(1, consoletest.Status(http.StatusOK, `{"access_token":"opaque","token_type":"Bearer","expires_in":`+expiresIn+`}`, nil))
+			token, err := exchangeWith(t, u, V1)
+			require.NoError(t, err)
+			assert.Equal(t, want, token.Validity, expiresIn)
+		})
+	}
+}

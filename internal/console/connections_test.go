@@ -1,0 +1,221 @@
+package console
+
+import (
+	"bytes"
+	"compress/gzip"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"runtime"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/snowplow-vault/vault-plugin-secrets-snowplow/internal/consoletest"
+	"github.com/snowplow-vault/vault-plugin-secrets-snowplow/internal/faulttest"
+)
+
+// raw is a fault that writes to the connection itself, which is closed when write returns.
+func raw(write func(conn net.Conn, r *http.Request)) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		conn, _, err := http.NewResponseController(w).Hijack()
+		if err != nil {
+			panic(http.ErrAbortHandler)
+		}
+		defer conn.Close()
+		write(conn, r)
+	})
+}
+
+// said is the fault of an answer to the letter.
+func said(answer string) http.Handler {
+	return raw(func(conn net.Conn, _ *http.Request) { _, _ = io.WriteString(conn, answer) })
+}
+
+// endless says begin once and then more for as long as someone listens, up to 100 MB: a client without bounds is to
+// fail its test, not the machine.
+func endless(begin, more string) http.Handler {
+	return raw(func(conn net.Conn, _ *http.Request) {
+		_, err := io.WriteString(conn, begin)
+		for left := 100 << 20; err == nil && left > 0; left -= len(more) {
+			_, err = io.WriteString(conn, more)
+		}
+	})
+}
+
+// drip says begin at once and then a byte of rest, over and over, every 100 ms.
+func drip(begin, rest string) http.Handler {
+	return raw(func(conn net.Conn, _ *http.Request) {
+		tick := time.NewTicker(100 * time.Millisecond)
+		defer tick.Stop()
+		_, err := io.WriteString(conn, begin)
+		for i := 0; err == nil; i++ {
+			<-tick.C
+			_, err = io.WriteString(conn, rest[i%len(rest):][:1])
+		}
+	})
+}
+
+// cut says something and resets the connection.
+func cut(answer string) http.Handler {
+	return raw(func(conn net.Conn, _ *http.Request) {
+		_, _ = io.WriteString(conn, answer)
+		faulttest.Reset(conn)
+	})
+}
+
+// silentAfter says something and waits for the client to go.
+func silentAfter(answer string) http.Handler {
+	return raw(func(conn net.Conn, _ *http.Request) {
+		_, _ = io.WriteString(conn, answer)
+		_, _ = io.Copy(io.Discard, conn)
+	})
+}
+
+// gzipBomb is less than a megabyte that unpacks to a gigabyte: packed spaces, again and again, which gzip takes for
+// one file.
+func gzipBomb() http.Handler {
+	var packed bytes.Buffer
+	w := gzip.NewWriter(&packed)
+	_, _ = w.Write(bytes.Repeat([]byte(" "), 1<<20))
+	_ = w.Close()
+	return consoletest.Status(http.StatusOK, strings.Repeat(packed.String(), 954), http.Header{"Content-Encoding": {"gzip"}})
+}
+
+const okHeader = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
+
+func faultsOfConnections() []fault {
+	whole := `{"accessToken":"` + faulttest.MadeUpJWT(`{}`) + `"}`
+	const refusal = "HTTP/1.1 400 Bad Request\r\nContent-Length: 9999\r\n\r\n"
+	brokeOff := []string{"malformed answer: it ended early"}
+	noAnswer := []string{"malformed answer, or broke the connection"}
+	oversized := []string{"oversized answer"}
+	rejected := []string{"400 Bad Request"}
+	return []fault{
+		{name: "reset before the headers", answer: cut(""), reason: ReasonUpstream, says: noAnswer},
+		{name: "reset within the headers", answer: cut(okHeader + "Content-Le"), reason: ReasonUpstream, says: noAnswer},
+		{name: "reset after the headers", answer: cut(okHeader + "Content-Length: 99\r\n\r\n"), reason: ReasonUpstream, says: brokeOff},
+		{name: "closed after the status line", answer: consoletest.Disconnect(), reason: ReasonUpstream, says: noAnswer},
+		{name: "closed early against Content-Length", answer: said(okHeader + "Content-Length: 9999\r\n\r\n" + whole), reason: ReasonUpstream, says: brokeOff},
+		{name: "refusal closed early against Content-Length", answer: said(refusal + `{"message":"Oops"}`), reason: ReasonRejected, says: rejected, exchanges: 1},
+		{name: "two lengths", answer: said(okHeader + "Content-Length: 3\r\nContent-Length: 4\r\n\r\n" + whole), reason: ReasonUpstream, says: noAnswer},
+		{name: "headers without end", answer: endless(okHeader, strings.Repeat("X-More: and more\r\n", 50)), reason: ReasonUpstream, says: oversized},
+		{name: "a header without end", answer: endless(okHeader+"X-More: ", strings.Repeat("and more", 100)), reason: ReasonUpstream, says: oversized},
+		{name: "a status line without end", answer: endless("HTTP/1.1 200 ", strings.Repeat("O and K", 100)), reason: ReasonUpstream, says: oversized},
+		{name: "headers that drip", answer: drip(okHeader, "X-More: drip\r\n"), timeout: time.Second, reason: ReasonTimeout, exchanges: 1},
+		{name: "a body that drips", answer: drip(okHeader+"Content-Length: 9999\r\n\r\n", `{"accessToken`), timeout: time.Second, reason: ReasonTimeout, exchanges: 1},
+		{name: "a refusal that drips", answer: drip(refusal, "Oops "), timeout: time.Second, reason: ReasonRejected, says: rejected, exchanges: 1},
+		{name: "a 401 that drips", answer: drip("HTTP/1.1 401 Unauthorized\r\nContent-Length: 9999\r\n\r\n", "Oops "), timeout: time.Second, reason: ReasonRefused, says: []string{"401 Unauthorized"}, exchanges: 1},
+		{name: "silence", answer: consoletest.Silence(), timeout: time.Second, reason: ReasonTimeout, exchanges: 1},
+		{name: "silence after the headers", answer: silentAfter(okHeader + "Content-Length: 9999\r\n\r\n"), timeout: time.Second, reason: ReasonTimeout, exchanges: 1},
+		{name: "a chunk of no size", answer: said(okHeader + "Transfer-Encoding: chunked\r\n\r\nZZ\r\n" + whole), reason: ReasonUpstream, says: brokeOff},
+		{name: "a chunk of absurd size", answer: said(okHeader + "Transfer-Encoding: chunked\r\n\r\nffffffffffffffffff\r\n" + whole), reason: ReasonUpstream, says: brokeOff},
+		{name: "a chunk that is cut", answer: said(okHeader + "Transfer-Encoding: chunked\r\n\r\nff\r\n" + whole), reason: ReasonUpstream, says: brokeOff},
+		{name: "chunks without end", answer: endless(okHeader+"Transfer-Encoding: chunked\r\n\r\n", "4000\r\n"+strings.Repeat(" ", 1<<14)+"\r\n"), reason: ReasonUpstream, says: oversized},
+		{name: "an encoding that is unknown", answer: said(okHeader + "Transfer-Encoding: canary\r\n\r\n" + whole), reason: ReasonUpstream, says: noAnswer},
+		{name: "no HTTP, but an echo", answer: raw(func(conn net.Conn, r *http.Request) { _ = r.Header.Write(conn) }), reason: ReasonUpstream, says: noAnswer},
+		{name: "an echo as the status", answer: raw(func(conn net.Conn, r *http.Request) {
+			_, _ = fmt.Fprintf(conn, "HTTP/1.1 400 %s\r\nX-Key: %[1]s\r\nConnection: close\r\n\r\n", r.Header.Get("X-API-Key"))
+		}), reason: ReasonRejected, says: rejected, exchanges: 1},
+		{name: "an echo as a header that is none", answer: raw(func(conn net.Conn, r *http.Request) {
+			_, _ = fmt.Fprintf(conn, "HTTP/1.1 200 OK\r\n%s\r\n\r\n", r.Header.Get("X-API-Key"))
+		}), reason: ReasonUpstream, says: noAnswer},
+		{name: "100 without end", answer: endless("", strings.Repeat("HTTP/1.1 100 Continue\r\n\r\n", 50)), reason: ReasonUpstream, says: oversized},
+		{name: "103 without end", answer: endless("", strings.Repeat("HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n", 50)), reason: ReasonUpstream, says: oversized},
+		{name: "101", answer: silentAfter("HTTP/1.1 101 Switching Protocols\r\nUpgrade: canary\r\nConnection: Upgrade\r\n\r\n"), reason: ReasonUpstream, says: []string{"malformed answer: status 101 Switching Protocols"}},
+		{name: "100 MB", answer: endless(okHeader+"Content-Length: 104857600\r\n\r\n"+`{"pad":"`, strings.Repeat("x", 1<<16)), reason: ReasonUpstream, says: oversized},
+		{name: "gzip that unpacks to 1 GB", answer: gzipBomb(), reason: ReasonUpstream, says: []string{"malformed answer"}},
+	}
+}
+
+func TestConnectionsThatFail(t *testing.T) {
+	t.Parallel()
+	for _, test := range faultsOfConnections() {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			test.inBubble(t)
+		})
+	}
+}
+
+func TestConnectionsThatFailOnSockets(t *testing.T) {
+	t.Parallel()
+	together(t, faultsOfConnections(), func(f fault) string { return f.name }, func(t *testing.T, f fault) { f.onSockets(t) })
+}
+
+// What one exchange allocates, over all tries. Not parallel: other tests allocate too.
+func TestMemoryOfAnExchangeIsBounded(t *testing.T) {
+	for _, test := range []fault{
+		{name: "100 MB", answer: endless(okHeader+"Content-Length: 104857600\r\n\r\n", strings.Repeat("x", 1<<16))},
+		{name: "100 MB of a refusal", answer: endless("HTTP/1.1 400 Bad Request\r\nContent-Length: 104857600\r\n\r\n", strings.Repeat("x ", 1<<15))},
+		{name: "gzip that unpacks to 1 GB", answer: gzipBomb()},
+		{name: "headers without end", answer: endless(okHeader, "X-More: "+strings.Repeat("x", 1<<10)+"\r\n")},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				u := faulttest.OnPipes(t)
+				u.FailAlways(test.answer)
+				var before, after runtime.MemStats
+				runtime.ReadMemStats(&before)
+				_, err := exchangeWith(t, u, V3)
+				runtime.ReadMemStats(&after)
+				requireFailed(t, err)
+				assert.Less(t, after.TotalAlloc-before.TotalAlloc, uint64(64<<20))
+			})
+		})
+	}
+}
+
+func TestAConsoleThatIsUnreachableIsNamedWithWhatToCheck(t *testing.T) {
+	t.Parallel()
+	type unreachable struct{ name, url, says string }
+	together(t, []unreachable{
+		{"refused", "http://" + faulttest.RefusingAddress(t), "is unreachable: connect: connection refused: check console_url, egress from Vault, and the proxy variables"},
+		{"unknown host", "https://console.invalid", "is unreachable: its host name cannot be resolved"},
+	}, func(u unreachable) string { return u.name }, func(t *testing.T, test unreachable) {
+		_, err := newClient(t, "", nil).Exchange(t.Context(), exchangeAt(test.url, V3))
+		assert.Equal(t, ReasonUnreachable, requireFailed(t, err).Reason)
+		assert.ErrorContains(t, err, test.says)
+	})
+}
+
+func TestInformationBeforeTheAnswerIsPassedOver(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		u := faulttest.OnPipes(t)
+		u.Intercept(func(w http.ResponseWriter, _ *http.Request) bool {
+			w.WriteHeader(http.StatusEarlyHints)
+			w.WriteHeader(http.StatusProcessing)
+			return false
+		})
+		_, err := exchangeWith(t, u, V3)
+		require.NoError(t, err)
+		assert.Equal(t, 1, u.Exchanges())
+	})
+}
+
+// Go's transport writes what a server says unasked to the standard log, which the plugin's main program throws away.
+// Here: it gets into nothing else, and the connection is given up.
+func TestWhatAServerSaysUnasked(t *testing.T) {
+	t.Parallel()
+	u := faulttest.OnTCP(t)
+	client := newClient(t, "", nil)
+	body := `{"accessToken":"` + u.Mint(map[string]any{}) + `"}`
+	u.FailNext(1, raw(func(conn net.Conn, r *http.Request) {
+		_, _ = fmt.Fprintf(conn, "%sContent-Length: %d\r\n\r\n%sHTTP/1.1 400 %s\r\n\r\n", okHeader, len(body), body, r.Header.Get("X-API-Key"))
+		_, _ = io.Copy(io.Discard, conn) // until the client has seen it and gone
+	}))
+	for range 2 {
+		_, err := client.Exchange(t.Context(), exchangeAt(u.URL, V3))
+		require.NoError(t, err)
+		if u.Exchanges() == 1 {
+			u.RequireAllClosed(t)
+		}
+	}
+	assert.EqualValues(t, 2, u.Connections())
+}

@@ -1,0 +1,181 @@
+package console
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/snowplow-vault/vault-plugin-secrets-snowplow/internal/consoletest"
+	"github.com/snowplow-vault/vault-plugin-secrets-snowplow/internal/faulttest"
+)
+
+func TestWhatAnExchangeSends(t *testing.T) {
+	t.Parallel()
+	const organization = "/api/msc/v1/organizations/" + consoletest.DefaultOrganizationID
+	for _, prefix := range []string{"", "/behind/a/gateway"} {
+		for _, test := range []struct {
+			version, method, path string
+			header                map[string]string // beyond what every exchange sends
+			form                  url.Values
+		}{
+			{V3, http.MethodGet, organization + "/credentials/v3/token",
+				map[string]string{"X-Api-Key-Id": consoletest.DefaultAPIKeyID, "X-Api-Key": faulttest.CanaryKey}, nil},
+			{V2, http.MethodGet, organization + "/credentials/v2/token",
+				map[string]string{"X-Api-Key": faulttest.CanaryKey}, nil},
+			{V1, http.MethodPost, "/oauth/token",
+				map[string]string{"Content-Type": "application/x-www-form-urlencoded"}, url.Values{
+					"grant_type":    {"password"},
+					"audience":      {"https://snowplowanalytics.com/api/"},
+					"username":      {consoletest.DefaultUsername},
+					"password":      {faulttest.CanaryPassword},
+					"client_id":     {consoletest.DefaultClientID},
+					"client_secret": {faulttest.CanaryClientSecret},
+				}},
+		} {
+			t.Run(prefix+" "+test.version, func(t *testing.T) {
+				t.Parallel()
+				console := faulttest.NewCanaryConsole()
+				type sent struct {
+					method, uri, body string
+					header            http.Header
+				}
+				requests := make(chan sent, 1)
+				server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+					body, _ := io.ReadAll(r.Body)
+					requests <- sent{r.Method, r.RequestURI, string(body), r.Header.Clone()}
+					r.Body = io.NopCloser(bytes.NewReader(body))
+					http.StripPrefix(prefix, console).ServeHTTP(w, r)
+				}))
+				t.Cleanup(server.Close)
+
+				client := newClient(t, "", nil)
+				token, err := client.Exchange(t.Context(), exchangeAt(server.URL+prefix, test.version))
+				require.NoError(t, err)
+				client.Close()
+				_, ours := console.Issued(token.Bearer)
+				assert.True(t, ours)
+
+				request := <-requests
+				assert.Equal(t, test.method, request.method)
+				assert.Equal(t, prefix+test.path, request.uri, "no query, so that no proxy logs a key")
+				want := http.Header{"User-Agent": {"agent/1"}, "Accept": {"application/json"}, "Cache-Control": {"no-store"}}
+				for name, value := range test.header {
+					want.Set(name, value)
+				}
+				request.header.Del("Content-Length")
+				assert.Equal(t, want, request.header)
+				if test.form == nil {
+					assert.Empty(t, request.body)
+					return
+				}
+				form, err := url.ParseQuery(request.body)
+				require.NoError(t, err)
+				assert.Equal(t, test.form, form)
+			})
+		}
+	}
+}
+
+// A retry sends the same again, the body of v1 included.
+func TestARetrySendsTheSame(t *testing.T) {
+	t.Parallel()
+	u := faulttest.OnTCP(t)
+	u.FailNext(1, consoletest.Status(http.StatusServiceUnavailable, "", nil))
+	_, err := exchangeWith(t, u, V1)
+	require.NoError(t, err)
+	assert.Equal(t, 2, u.ExchangesOf(consoletest.DefaultUsername))
+}
+
+func TestAConnectionIsUsedAgain(t *testing.T) {
+	t.Parallel()
+	u := faulttest.OnTCP(t)
+	client := newClient(t, "", nil)
+	for range 5 {
+		_, err := client.Exchange(t.Context(), exchangeAt(u.URL, V3))
+		require.NoError(t, err)
+	}
+	assert.Equal(t, 5, u.Exchanges())
+	assert.EqualValues(t, 1, u.Connections())
+}
+
+// A URL of which no request can be made is refused when it is written; this is the last line behind that.
+func TestAURLThatIsNoneIsNotRepeated(t *testing.T) {
+	t.Parallel()
+	request := exchangeAt("http://127.0.0.1:1/\x7f", V3)
+	_, err := newClient(t, "", nil).Exchange(t.Context(), request)
+	var failed *Error
+	require.ErrorAs(t, err, &failed)
+	assert.Equal(t, ReasonRejected, failed.Reason)
+	assert.ErrorContains(t, err, "do not form a valid URL")
+}
+
+func TestExchangeThatIsGivenUpIsNoFailure(t *testing.T) {
+	t.Parallel()
+	u := faulttest.OnTCP(t)
+	hold := u.Hold()
+	defer hold.Release()
+	ctx, cancel := context.WithCancel(t.Context())
+	go func() {
+		<-hold.Started()
+		cancel()
+	}()
+	_, err := newClient(t, "", nil).Exchange(ctx, exchangeAt(u.URL, V3))
+	require.ErrorIs(t, err, context.Canceled)
+	assert.NotErrorAs(t, err, new(*Error))
+}
+
+// A client that is closed in the middle of an exchange leaves nothing behind, whatever protocol the server offers.
+// Eight times, as the end of the exchange and the end of the client race.
+func TestCloseDuringAnExchange(t *testing.T) {
+	t.Parallel()
+	ca := faulttest.NewAuthority(t)
+	for _, protocols := range [][]string{{"http/1.1"}, {"h2", "http/1.1"}} {
+		t.Run(strings.Join(protocols, " and "), func(t *testing.T) {
+			t.Parallel()
+			u := faulttest.OnTLS(t, &tls.Config{Certificates: []tls.Certificate{ca.Certify(t, nil)}, NextProtos: protocols})
+			for range 8 {
+				client := newClient(t, ca.PEM(), nil)
+				hold := u.Hold()
+				ctx, cancel := context.WithCancel(t.Context())
+				exchanged := make(chan error, 1)
+				go func() {
+					_, err := client.Exchange(ctx, exchangeAt(u.URL, V3))
+					exchanged <- err
+				}()
+				<-hold.Started()
+				cancel()
+				client.Close()
+				require.ErrorIs(t, <-exchanged, context.Canceled)
+				hold.Release()
+			}
+			u.RequireAllClosed(t)
+		})
+	}
+}
+
+func TestAgeIsNeverNegative(t *testing.T) {
+	t.Parallel()
+	obtained := time.Now()
+	token := Token{ObtainedAt: obtained, Validity: time.Hour}
+	for name, test := range map[string]struct {
+		now  time.Time
+		want time.Duration
+	}{
+		"both clocks": {obtained.Add(time.Minute), time.Minute},
+		"a token from storage, without the monotonic clock": {obtained.Round(0).Add(time.Minute), time.Minute},
+		"a wall clock that was set back":                    {obtained.Round(0).Add(-time.Minute), 0},
+	} {
+		assert.Equal(t, test.want, token.Age(test.now), name)
+		assert.Equal(t, time.Hour-test.want, token.Remaining(test.now), name)
+	}
+}

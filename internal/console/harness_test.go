@@ -1,0 +1,161 @@
+package console
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/http"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+	"unicode"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/snowplow-vault/vault-plugin-secrets-snowplow/internal/consoletest"
+	"github.com/snowplow-vault/vault-plugin-secrets-snowplow/internal/faulttest"
+)
+
+// canaryCredential is the credential of these tests for each exchange.
+func canaryCredential(version string) Credential {
+	cred := Credential{Version: version, OrganizationID: consoletest.DefaultOrganizationID}
+	switch version {
+	case V1:
+		cred.Username, cred.Password = consoletest.DefaultUsername, faulttest.CanaryPassword
+		cred.ClientID, cred.ClientSecret = consoletest.DefaultClientID, faulttest.CanaryClientSecret
+	case V2:
+		cred.APIKey = faulttest.CanaryKey
+	case V3:
+		cred.APIKeyID, cred.APIKey = consoletest.DefaultAPIKeyID, faulttest.CanaryKey
+	}
+	return cred
+}
+
+// newClient makes a client that dials as dial says, or on the network if it is nil.
+func newClient(t testing.TB, caCert string, dial func(context.Context, string, string) (net.Conn, error)) *Client {
+	t.Helper()
+	transport, err := NewTransport(caCert)
+	require.NoError(t, err)
+	if dial != nil {
+		transport.(*http.Transport).DialContext = dial
+	}
+	client := NewClient(transport, "agent/1")
+	t.Cleanup(client.Close)
+	return client
+}
+
+func always() bool { return true }
+
+// exchangeAt describes an exchange of the canary credential at one URL, with all the retries that there are.
+func exchangeAt(url, version string) Request {
+	return Request{
+		Credential: canaryCredential(version),
+		Endpoints:  Endpoints{ConsoleURL: url, AuthURL: url},
+		Timeout:    time.Minute,
+		Retry:      always,
+	}
+}
+
+// exchangeWith makes one exchange with u, by a client of its own.
+func exchangeWith(t *testing.T, u *faulttest.Upstream, version string) (Token, error) {
+	t.Helper()
+	return newClient(t, "", u.Dial).Exchange(t.Context(), exchangeAt(u.URL, version))
+}
+
+// requireFailed returns the error of an exchange that failed, after a look for secrets and for what a terminal would
+// not show as it is.
+func requireFailed(t *testing.T, err error) *Error {
+	t.Helper()
+	var failed *Error
+	require.ErrorAs(t, err, &failed)
+	shown := fmt.Sprintf("%v %+v %#v", err, err, *failed)
+	require.Empty(t, faulttest.TraceOfCanary(shown), shown)
+	assert.Equal(t, -1, strings.IndexFunc(err.Error(), func(r rune) bool { return !unicode.IsPrint(r) }), "%q", err)
+	assert.Less(t, len(err.Error()), 1000)
+	return failed
+}
+
+// fault is one thing that can go wrong with Console, and what an exchange makes of it.
+type fault struct {
+	name      string
+	answer    http.Handler
+	timeout   time.Duration // 0: longer than all retries take
+	reason    Reason
+	says      []string
+	exchanges int // 0: one and three retries
+}
+
+const allTries = 1 + maxRetries
+
+// check makes an exchange that meets the fault, and one after it.
+func (f fault) check(t *testing.T, u *faulttest.Upstream, slack time.Duration) {
+	t.Helper()
+	request := exchangeAt(u.URL, V3)
+	if f.timeout != 0 {
+		request.Timeout = f.timeout
+	}
+	if f.exchanges == 0 {
+		f.exchanges = allTries
+	}
+	client := newClient(t, "", u.Dial)
+	u.FailAlways(f.answer)
+
+	started := time.Now()
+	_, err := client.Exchange(t.Context(), request)
+	elapsed := time.Since(started)
+	failed := requireFailed(t, err)
+	assert.Equal(t, f.reason, failed.Reason)
+	assert.Contains(t, err.Error(), "Snowplow Console at "+u.URL)
+	for _, words := range f.says {
+		assert.Contains(t, err.Error(), words)
+	}
+	if f.reason == ReasonTimeout {
+		assert.Contains(t, err.Error(), fmt.Sprintf("has not answered within request_timeout (%s)", request.Timeout))
+	}
+	assert.LessOrEqual(t, elapsed, request.Timeout+slack)
+	assert.Equal(t, f.exchanges, u.Exchanges())
+	if u.Dial != nil {
+		assert.LessOrEqual(t, u.Sent(), int64(u.Exchanges()*(maxAnswer+maxAnswerHeader+32<<10)), "bytes read")
+	}
+
+	u.ClearFaults()
+	token, err := client.Exchange(t.Context(), exchangeAt(u.URL, V3))
+	require.NoError(t, err)
+	_, ours := u.Issued(token.Bearer)
+	assert.True(t, ours, "the next good answer brings a JWT")
+	client.Close()
+}
+
+// inBubble checks the fault in fake time and on pipes. What is not closed or not ended makes the bubble fail.
+func (f fault) inBubble(t *testing.T) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		u := faulttest.OnPipes(t)
+		f.check(t, u, 0)
+		time.Sleep(time.Second) // in which a server that drips notices that nobody listens
+		synctest.Wait()
+		assert.Zero(t, u.Open(), "connections open after Close")
+	})
+}
+
+// onSockets checks the fault on real connections and in real time.
+func (f fault) onSockets(t *testing.T) {
+	t.Helper()
+	u := faulttest.OnTCP(t)
+	f.timeout *= 3 // a busy machine may take a second to begin
+	f.check(t, u, 10*time.Second)
+	u.RequireAllClosed(t)
+}
+
+// together runs cases that wait more than they compute all at once; t.Parallel would run one for each core.
+func together[T any](t *testing.T, cases []T, name func(T) string, run func(*testing.T, T)) {
+	t.Helper()
+	var wg sync.WaitGroup
+	for _, c := range cases {
+		wg.Go(func() { t.Run(name(c), func(t *testing.T) { run(t, c) }) })
+	}
+	wg.Wait()
+}

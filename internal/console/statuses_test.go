@@ -1,0 +1,123 @@
+package console
+
+import (
+	"fmt"
+	"net/http"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/snowplow-vault/vault-plugin-secrets-snowplow/internal/consoletest"
+	"github.com/snowplow-vault/vault-plugin-secrets-snowplow/internal/faulttest"
+)
+
+func TestEveryStatusOtherThan200(t *testing.T) {
+	t.Parallel()
+	bodies := []struct {
+		name   string
+		answer func(code int) http.Handler
+	}{
+		{"empty", func(code int) http.Handler { return consoletest.Status(code, "", nil) }},
+		{"HTML", func(code int) http.Handler {
+			return consoletest.Status(code, "<html>\r\n<body>\t<h1>Oops</h1>\x00\x1b[31m\xff</body></html>", http.Header{"Content-Type": {"text/html"}})
+		}},
+		{"huge", func(code int) http.Handler {
+			return consoletest.Status(code, strings.Repeat("Oops, and oops again. ", 1<<18), nil)
+		}},
+		{"echo", consoletest.Echo},
+	}
+	for _, test := range []fault{
+		{reason: ReasonRejected, exchanges: 1, says: []string{"rejected the request with status 400 Bad Request"}},
+		{reason: ReasonRefused, exchanges: 1, says: []string{"refused the API key with status 401 Unauthorized"}},
+		{reason: ReasonRefused, exchanges: 1, says: []string{"refused the API key with status 403 Forbidden"}},
+		{reason: ReasonUnknownOrganization, exchanges: 1, says: []string{"does not know the organization " + consoletest.DefaultOrganizationID + " (status 404 Not Found)"}},
+		{reason: ReasonRejected, exchanges: 1, says: []string{"status 408 Request Timeout"}},
+		{reason: ReasonRejected, exchanges: 1, says: []string{"status 418 I'm a teapot"}},
+		{reason: ReasonRateLimited, says: []string{"status 429 Too Many Requests"}},
+		{reason: ReasonUpstream, says: []string{"status 500 Internal Server Error"}},
+		{reason: ReasonUpstream, says: []string{"status 502 Bad Gateway"}},
+		{reason: ReasonUpstream, says: []string{"status 503 Service Unavailable"}},
+		{reason: ReasonUpstream, says: []string{"status 504 Gateway Timeout"}},
+		{reason: ReasonUpstream, says: []string{"status 999"}},
+		{reason: ReasonUpstream, says: []string{"malformed answer: status 204 No Content"}},
+		{reason: ReasonUpstream, says: []string{"malformed answer: status 206 Partial Content"}},
+		{reason: ReasonUpstream, exchanges: 1, says: []string{"redirect, status 304 Not Modified", "check console_url"}},
+	} {
+		code := codeIn(t, test.says[0])
+		for _, body := range bodies {
+			test.answer = body.answer(code)
+			t.Run(fmt.Sprintf("%d/%s", code, body.name), func(t *testing.T) {
+				t.Parallel()
+				test.inBubble(t)
+			})
+		}
+	}
+}
+
+func codeIn(t *testing.T, words string) int {
+	t.Helper()
+	_, after, _ := strings.Cut(words, "status ")
+	code, err := strconv.Atoi(after[:3])
+	require.NoError(t, err)
+	return code
+}
+
+// What a reader of Vault gets.
+func TestStatusOfEveryReason(t *testing.T) {
+	t.Parallel()
+	want := map[Reason]struct {
+		status    int
+		transient bool
+	}{
+		ReasonUnreachable:         {502, true},
+		ReasonTimeout:             {504, true},
+		ReasonRateLimited:         {429, true},
+		ReasonRefused:             {400, false},
+		ReasonUnknownOrganization: {400, false},
+		ReasonRejected:            {400, false},
+		ReasonUpstream:            {502, true},
+	}
+	require.Len(t, Reasons, len(want))
+	for _, reason := range Reasons {
+		failed := &Error{Reason: reason}
+		assert.Equal(t, want[reason].status, failed.Status(), reason)
+		assert.Equal(t, want[reason].transient, failed.Transient(), reason)
+	}
+}
+
+func TestNotFoundOfABotUserIsNotBlamedOnTheOrganization(t *testing.T) {
+	t.Parallel()
+	u := faulttest.OnTCP(t)
+	u.FailAlways(consoletest.Status(http.StatusNotFound, `{"message":"no such path"}`, nil))
+	_, err := exchangeWith(t, u, V1)
+	assert.Equal(t, ReasonRejected, requireFailed(t, err).Reason)
+	assert.ErrorContains(t, err, `rejected the request with status 404 Not Found: "no such path"`)
+	assert.NotContains(t, err.Error(), "organization", "the request names none")
+}
+
+func TestOnlyTheKnownTextOfARefusalIsShown(t *testing.T) {
+	t.Parallel()
+	const rejected = "rejected the request with status 422 Unprocessable Entity"
+	for body, want := range map[string]string{
+		``:                                "",
+		`no JSON`:                         "",
+		`["message"]`:                     "",
+		`{"other":"text"}`:                "",
+		`{"message":["text"]}`:            "",
+		`{"message":{"text":"text"}}`:     "",
+		`{"message":""}`:                  "",
+		`{"message":"short and\n stout"}`: `: "short and stout"`,
+		`{"detail":"d","title":"t","error_description":"ed","error":"e","message":"m","x":"y"}`: `: "m; e; ed; t; d"`,
+		`{"message":"` + strings.Repeat("ä ", 200) + `"}`:                                       `: "` + strings.Repeat("ä ", maxExcerpt/2) + `…"`,
+		`{"pad":"` + strings.Repeat("x", maxRefusal) + `","message":"text"}`:                    "",
+	} {
+		u := faulttest.OnTCP(t)
+		u.FailAlways(consoletest.Status(http.StatusUnprocessableEntity, body, nil))
+		_, err := exchangeWith(t, u, V3)
+		requireFailed(t, err)
+		assert.Equal(t, "Snowplow Console at "+u.URL+" "+rejected+want, err.Error(), "%.60s", body)
+	}
+}

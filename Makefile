@@ -4,6 +4,8 @@ PLUGIN := vault-plugin-secrets-snowplow
 VERSION  ?= $(or $(shell git describe --tags --exact-match --match 'v[0-9]*' 2>/dev/null),v0.0.0-dev)
 COMMIT   ?= $(or $(shell git rev-parse --short HEAD 2>/dev/null),unknown)
 FUZZTIME ?= 30s
+SEEDS    ?= 20000
+FROM     ?= 0
 
 # A go.work of the user's in a parent folder is none of ours.
 export GOWORK := off
@@ -34,11 +36,16 @@ lint: ## gofmt, go vet, staticcheck, and the syntax of the scripts
 	@for script in .ci/run scripts/*.sh; do bash -n "$$script" || exit 1; done
 
 fuzz: ## Run each fuzz target for FUZZTIME (30s)
-	@targets=$$(go test -list '^Fuzz' .) || { echo "$$targets" >&2; exit 1; }; \
+	@for package in $$(grep -rl --include='*_test.go' '^func Fuzz' . | xargs -n 1 dirname | sort -u); do \
+		targets=$$(go test -list '^Fuzz' "$$package") || { echo "$$targets" >&2; exit 1; }; \
 		for target in $$(echo "$$targets" | grep '^Fuzz'); do \
-			echo "== $$target"; \
-			go test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) . || exit 1; \
-		done
+			echo "== $$target of $$package"; \
+			go test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 100x -parallel "$$(getconf _NPROCESSORS_ONLN)" "$$package" || exit 1; \
+		done; \
+	done
+
+model: ## Hold SEEDS (20000) random schedules from number FROM (0) against the contract, about 50 a second
+	MODEL_SEEDS=$(SEEDS) MODEL_FROM=$(FROM) go test -race -count=1 -timeout=0 -v -run '^TestNoScheduleBreaksTheContract$$' .
 
 bench: build ## Measure what a read costs
 	scripts/bench.sh
@@ -49,4 +56,4 @@ soak: build ## Put load on the engine for a long time
 clean: ## Remove what was built; the Vault kept in the user's cache folder stays
 	rm -rf bin dist
 
-.PHONY: help build test demo dev lint fuzz bench soak clean
+.PHONY: help build test demo dev lint fuzz model bench soak clean

@@ -6,19 +6,26 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/vault/sdk/framework"
-	"github.com/hashicorp/vault/sdk/helper/locksutil"
-	"github.com/hashicorp/vault/sdk/helper/useragent"
+	"github.com/hashicorp/vault/sdk/helper/consts"
 	"github.com/hashicorp/vault/sdk/logical"
+	"golang.org/x/sync/semaphore"
+
+	"github.com/snowplow-vault/vault-plugin-secrets-snowplow/internal/console"
+	"github.com/snowplow-vault/vault-plugin-secrets-snowplow/internal/redact"
 )
 
 // pluginName is the name that the plugin goes by in Vault's catalog and before Snowplow.
 const pluginName = "vault-plugin-secrets-snowplow"
+
+// eventTimeout bounds one call of Vault's event bus.
+const eventTimeout = 5 * time.Second
 
 // operationPrefix begins the operation IDs of the OpenAPI document.
 const operationPrefix = "snowplow"
@@ -30,15 +37,16 @@ type backend struct {
 	lifetime context.Context // ends when the mount is unloaded
 	end      context.CancelFunc
 
-	current atomic.Pointer[generation]
-	stats   sync.Map // role name, empty for none, to *stats; outlives generations
+	current atomic.Pointer[settings]
+	cache   *tokenCache // outlives settings
+	stats   sync.Map    // role name, empty for none, to *stats; outlives settings
 
-	// Held from reading an entry to storing it, verification included, so that of two writers neither loses the
-	// other's fields. Readers of tokens take neither.
-	configWrite sync.Mutex
-	roleWrites  []*locksutil.LockEntry
+	// Serializes read-modify-write of config and roles, so that concurrent writes do not lose each other's fields, and
+	// the config that a role was checked against cannot change before the role is stored. It is held over storage calls, never over an
+	// exchange. Token reads take no lock.
+	writes *semaphore.Weighted
 
-	now func() time.Time // the clock that is compared with Snowplow's
+	newTransport func(caCert string) (http.RoundTripper, error)
 }
 
 // Factory makes a mount of the engine; Vault calls it through the plugin's main program. It reads no storage:
@@ -48,20 +56,23 @@ func Factory(ctx context.Context, conf *logical.BackendConfig) (logical.Backend,
 	if err := b.Setup(ctx, conf); err != nil {
 		return nil, fmt.Errorf("setting up the Snowplow secrets engine: %w", err)
 	}
+	b.cache = newTokenCache(b.lifetime, storedTokens{conf.StorageView, b.mayStoreTokens}, b.Logger())
 	return b, nil
 }
 
 func newBackend() *backend {
-	b := &backend{roleWrites: locksutil.CreateLocks(), now: time.Now}
+	b := &backend{writes: semaphore.NewWeighted(1), newTransport: console.NewTransport}
 	b.lifetime, b.end = context.WithCancel(context.Background())
-	b.current.Store(newGeneration(b))
+	b.current.Store(b.newSettings())
 	b.Backend = &framework.Backend{
 		Help:           strings.TrimSpace(backendHelp),
 		BackendType:    logical.TypeLogical,
 		RunningVersion: Version,
 		PathsSpecial: &logical.Paths{
-			// An entry without a slash at its end seals one key alone.
-			SealWrapStorage: []string{configStorageKey, roleStoragePrefix},
+			// An entry without a slash at its end seals one key only.
+			SealWrapStorage: []string{configStorageKey, roleStoragePrefix, tokenStoragePrefix},
+			// Each cluster has JWTs of its own, and writes them without asking the primary.
+			LocalStorage: []string{tokenStoragePrefix},
 		},
 		Paths: []*framework.Path{
 			b.pathConfig(),
@@ -80,8 +91,8 @@ func newBackend() *backend {
 	return b
 }
 
-// HandleRequest answers in Vault's terms what the handlers answer in the engine's: a mistake of the caller with
-// 400, a failed exchange with the status that says whose fault it is.
+// HandleRequest maps the engine's errors to Vault's: a mistake of the caller to 400, a failed exchange to the status
+// that says whose fault it is.
 func (b *backend) HandleRequest(ctx context.Context, req *logical.Request) (*logical.Response, error) {
 	if len(req.Data) > 0 {
 		if err := checkTypes(req.Data, b.Route(req.Path)); err != nil {
@@ -89,20 +100,33 @@ func (b *backend) HandleRequest(ctx context.Context, req *logical.Request) (*log
 		}
 	}
 	resp, err := b.Backend.HandleRequest(ctx, req)
-	var invalid *invalidRequest
-	var failed *failure
+	var invalid *requestError
+	var failed *console.Error
 	switch {
 	case errors.Is(err, errConfigNotWritten):
-		return logical.ErrorResponse("config is not written: write it with 'vault write %sconfig organization_id=<UUID> api_key_id=<ID> api_key=<key>'", req.MountPoint), nil
+		return logical.ErrorResponse("%s: run 'vault write %sconfig organization_id=<UUID> api_key_id=<ID> api_key=@<file>'", err, req.MountPoint), nil
+	case errors.Is(err, logical.ErrUnsupportedPath) && badRoleName(req.Path) != "":
+		return logical.ErrorResponse("%q cannot be the name of a role: it must consist of letters, digits, '_', '-' and '.', and begin and end with a letter, a digit or '_'",
+			redact.Printable(badRoleName(req.Path), 64)), nil
 	case errors.As(err, &invalid):
 		return logical.ErrorResponse(err.Error()), nil
-	case errors.As(err, &failed) && failed.status() < 429:
+	case errors.As(err, &failed) && failed.Status() == http.StatusBadRequest:
 		return logical.ErrorResponse(err.Error()), nil
 	case errors.As(err, &failed):
 		// Vault takes the code from this type alone, unwrapped and without a response beside it.
-		return nil, logical.CodedError(failed.status(), err.Error())
+		return nil, logical.CodedError(failed.Status(), err.Error())
 	}
 	return resp, err
+}
+
+// badRoleName returns what a path that no pattern matches has in the place of a role's name; empty: nothing.
+func badRoleName(path string) string {
+	for _, prefix := range []string{roleStoragePrefix, "token/", "status/"} {
+		if name, found := strings.CutPrefix(path, prefix); found {
+			return name
+		}
+	}
+	return ""
 }
 
 // HandleExistenceCheck looks at the path alone: Vault logs the framework's error about a field, which repeats the
@@ -113,21 +137,123 @@ func (b *backend) HandleExistenceCheck(ctx context.Context, req *logical.Request
 	return b.Backend.HandleExistenceCheck(ctx, &withoutFields)
 }
 
-// renew begins a new generation: of what was derived from config before, nothing is used for later requests.
-func (b *backend) renew() { b.current.Swap(newGeneration(b)).close() }
+func (b *backend) newSettings() *settings {
+	return &settings{newClient: b.newClient, statsOf: b.statsOf, loadConfig: b.loadConfig, loadRole: b.loadRole, config: newLazy[connection]()}
+}
 
-// invalidate drops what was derived from a stored key that changed on another node.
+// reset begins with new settings: of what was derived from config before, nothing is used for later requests.
+func (b *backend) reset() { b.current.Swap(b.newSettings()).close() }
+
+// loadConfig reads the stored config, nil if there is none. An entry written by v0.x is upgraded in storage; reads work
+// even if that fails.
+func (b *backend) loadConfig(ctx context.Context, storage logical.Storage) (*configEntry, error) {
+	entry, err := loadConfig(ctx, storage)
+	if err != nil || entry == nil || !entry.Credential.Adopt(entry.Endpoints) {
+		return entry, err
+	}
+	unlock, err := b.lockWrites(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
+	if entry, err = loadConfig(ctx, storage); err == nil && entry != nil && entry.Credential.Adopt(entry.Endpoints) {
+		entry.ConsoleOfV0 = console.Origin(entry.ConsoleURL)
+		b.adopted(configStorageKey, store(ctx, storage, configStorageKey, entry))
+	}
+	return loadConfig(ctx, storage)
+}
+
+// loadRole does for a role what loadConfig does for config.
+func (b *backend) loadRole(ctx context.Context, storage logical.Storage, name string) (*roleEntry, error) {
+	entry, err := loadRole(ctx, storage, name)
+	if err != nil || entry == nil || entry.Credential == nil {
+		return entry, err
+	}
+	if known := *entry.Credential; !known.Adopt(console.Endpoints{}) {
+		return entry, nil
+	}
+	unlock, err := b.lockWrites(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
+	config, err := loadConfig(ctx, storage)
+	if err != nil || config == nil {
+		return entry, err
+	}
+	if entry, err = loadRole(ctx, storage, name); err == nil && entry != nil && entry.Credential != nil && entry.Credential.Adopt(config.endpointsOfV0()) {
+		b.adopted(roleStoragePrefix+name, store(ctx, storage, roleStoragePrefix+name, entry))
+	}
+	return loadRole(ctx, storage, name)
+}
+
+func (b *backend) adopted(path string, err error) {
+	if err = readOnly(err); err != nil && !errors.Is(err, errReadOnly) {
+		b.Logger().Warn("upgrading an entry written by an older version failed", "path", path, "error", err)
+	}
+}
+
+// sendEvent tells those who subscribe to Vault's events what happened at a path. It is best effort and waits for
+// nobody: OpenBao has no events, and an event bus that fails or hangs is no reason to fail or delay a request.
+func (b *backend) sendEvent(event, path, role string, more ...string) {
+	pairs := []string{logical.EventMetadataPath, path}
+	if role != "" {
+		pairs = append(pairs, "role", role)
+	}
+	go func() {
+		ctx, cancel := context.WithTimeout(b.lifetime, eventTimeout)
+		defer cancel()
+		_ = logical.SendEvent(ctx, b, operationPrefix+"/"+event, append(pairs, more...)...)
+	}()
+}
+
+// sendWriteEvent does so for a change of config or of a role.
+func (b *backend) sendWriteEvent(event, path, role, operation string) {
+	b.sendEvent(event, path, role, logical.EventMetadataOperation, operation, logical.EventMetadataModified, "true")
+}
+
+// lockWrites waits for other writes of this mount, as long as ctx lasts.
+func (b *backend) lockWrites(ctx context.Context) (unlock func(), err error) {
+	if err := b.writes.Acquire(ctx, 1); err != nil {
+		return nil, fmt.Errorf("waiting for another write: %w", err)
+	}
+	return func() { b.writes.Release(1) }, nil
+}
+
+// invalidate drops what was loaded of a stored entry that changed on another node. JWTs need nothing: they are local to
+// the cluster, and only its active node serves them.
 func (b *backend) invalidate(_ context.Context, key string) {
 	if role, isRole := strings.CutPrefix(key, roleStoragePrefix); isRole {
 		b.current.Load().dropRole(role)
+		b.cache.endWaits(key)
 	} else if key == configStorageKey {
-		b.renew()
+		b.reset()
+		b.cache.endWaits("")
 	}
 }
 
 // periodic runs about once a minute.
-func (b *backend) periodic(context.Context, *logical.Request) error {
-	b.current.Load().issuer.sweep()
+func (b *backend) periodic(ctx context.Context, req *logical.Request) error {
+	b.cache.sweep(ctx)
+	return b.sweepStats(ctx, req.Storage)
+}
+
+// sweepStats drops the counters of roles that are gone, also where another node has deleted them.
+func (b *backend) sweepStats(ctx context.Context, storage logical.Storage) error {
+	names, err := storage.List(ctx, roleStoragePrefix)
+	if err != nil {
+		return fmt.Errorf("listing roles in storage: %w", err)
+	}
+	exists := map[string]bool{"": true}
+	for _, name := range names {
+		exists[name] = true
+	}
+	b.stats.Range(func(name, _ any) bool {
+		if !exists[name.(string)] {
+			b.stats.Delete(name)
+		}
+		return true
+	})
 	return nil
 }
 
@@ -137,22 +263,18 @@ func (b *backend) clean(context.Context) {
 	b.current.Load().close()
 }
 
-// statsOf finds or makes the stats of a role's reads, of those without a role where role is empty.
+// mayStoreTokens reports whether this node may write storage that is local to the cluster.
+func (b *backend) mayStoreTokens() bool {
+	return !b.System().ReplicationState().HasState(consts.ReplicationPerformanceStandby)
+}
+
+// statsOf finds or makes the stats of a role's reads, or of those without a role if role is empty.
 func (b *backend) statsOf(role string) *stats {
 	if s, ok := b.stats.Load(role); ok {
 		return s.(*stats)
 	}
 	s, _ := b.stats.LoadOrStore(role, &stats{})
 	return s.(*stats)
-}
-
-func (b *backend) newClient(ctx context.Context, caCert string) (*client, error) {
-	agent := pluginName + "/" + Version
-	// OpenBao and older servers may not tell; an exchange does not fail for that.
-	if env, err := b.System().PluginEnv(ctx); err == nil && env != nil {
-		agent = useragent.PluginString(env, agent)
-	}
-	return newClient(caCert, agent, b.now)
 }
 
 const backendHelp = `

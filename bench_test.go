@@ -7,7 +7,7 @@ import (
 
 	"github.com/hashicorp/vault/sdk/logical"
 
-	"github.com/snowplow-vault/vault-plugin-secrets-snowplow/bench/floor"
+	"github.com/snowplow-vault/vault-plugin-secrets-snowplow/bench/baseline"
 	"github.com/snowplow-vault/vault-plugin-secrets-snowplow/internal/consoletest"
 )
 
@@ -77,15 +77,15 @@ func BenchmarkTokenRead(b *testing.B) {
 	m.reads(b, "token")
 }
 
-func BenchmarkFloorRead(b *testing.B) { newBenchMount(b, floor.Factory).reads(b, "token") }
+func BenchmarkBaselineRead(b *testing.B) { newBenchMount(b, baseline.Factory).reads(b, "token") }
 
 func BenchmarkTokenReadParallel(b *testing.B) {
 	m, _ := newEngine(b)
 	m.parallelReads(b, "token")
 }
 
-func BenchmarkFloorReadParallel(b *testing.B) {
-	newBenchMount(b, floor.Factory).parallelReads(b, "token")
+func BenchmarkBaselineReadParallel(b *testing.B) {
+	newBenchMount(b, baseline.Factory).parallelReads(b, "token")
 }
 
 func BenchmarkRoles(b *testing.B) {

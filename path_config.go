@@ -2,19 +2,21 @@ package snowplow
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"maps"
+	"reflect"
 	"strings"
 	"time"
 
 	"github.com/hashicorp/vault/sdk/framework"
 	"github.com/hashicorp/vault/sdk/logical"
+
+	"github.com/snowplow-vault/vault-plugin-secrets-snowplow/internal/console"
 )
 
 const (
-	configStorageKey = "config"
-
 	defaultRequestTimeout = 30 * time.Second
 	minRequestTimeout     = time.Second
 	// maxRequestTimeout stays below the 90 s after which Vault gives up on a request.
@@ -22,45 +24,8 @@ const (
 	defaultReusePeriod = time.Hour
 )
 
-// errConfigNotWritten is answered with the command that writes it.
-var errConfigNotWritten = errors.New("config is not written")
-
-// configEntry is config in storage.
-type configEntry struct {
-	endpoints
-	Credential     credential    `json:"credential"`
-	CACert         string        `json:"ca_cert,omitempty"`
-	RequestTimeout time.Duration `json:"request_timeout"`
-	TTL            time.Duration `json:"ttl"`
-	ReusePeriod    time.Duration `json:"reuse_period"`
-}
-
-func newConfigEntry() *configEntry {
-	return &configEntry{
-		endpoints:      endpoints{ConsoleURL: defaultConsoleURL, AuthURL: defaultAuthURL},
-		RequestTimeout: defaultRequestTimeout,
-		ReusePeriod:    defaultReusePeriod,
-	}
-}
-
-// loadConfig is config as it is stored, nil if it is not.
-func loadConfig(ctx context.Context, storage logical.Storage) (*configEntry, error) {
-	stored, err := storage.Get(ctx, configStorageKey)
-	if err != nil {
-		return nil, fmt.Errorf("reading config from storage: %w", err)
-	}
-	if stored == nil {
-		return nil, nil
-	}
-	var entry configEntry
-	if err := stored.DecodeJSON(&entry); err != nil {
-		return nil, errors.New("reading config from storage: it is damaged: delete it and write it again")
-	}
-	return &entry, nil
-}
-
 func (b *backend) pathConfig() *framework.Path {
-	write := changing(framework.PathOperation{
+	write := forwardToPrimary(framework.PathOperation{
 		Callback:     b.writeConfig,
 		Summary:      "Write the connection to Snowplow and the default credential; fields that are left out keep their value.",
 		Responses:    writeResponses,
@@ -74,9 +39,9 @@ func (b *backend) pathConfig() *framework.Path {
 		Operations: map[logical.Operation]framework.OperationHandler{
 			logical.CreateOperation: write,
 			logical.UpdateOperation: write,
-			logical.PatchOperation: changing(framework.PathOperation{
+			logical.PatchOperation: forwardToPrimary(framework.PathOperation{
 				Callback:     b.writeConfig,
-				Summary:      "Change some fields of config; null takes an optional field back to its default.",
+				Summary:      "Change some fields of config; null resets a field to its default.",
 				Responses:    writeResponses,
 				DisplayAttrs: &framework.DisplayAttributes{OperationVerb: "patch", OperationSuffix: "configuration"},
 			}),
@@ -86,7 +51,7 @@ func (b *backend) pathConfig() *framework.Path {
 				Responses:    okResponse("The configuration, without its secrets.", readableFields(configFields())),
 				DisplayAttrs: &framework.DisplayAttributes{OperationVerb: "read", OperationSuffix: "configuration"},
 			},
-			logical.DeleteOperation: changing(framework.PathOperation{
+			logical.DeleteOperation: forwardToPrimary(framework.PathOperation{
 				Callback:     b.deleteConfig,
 				Summary:      "Delete the configuration; leases stay revocable.",
 				Responses:    noContent("The configuration is deleted."),
@@ -102,24 +67,24 @@ func configFields() map[string]*framework.FieldSchema {
 	fields := leaseFields()
 	maps.Copy(fields, credentialSchema())
 	fields["organization_id"].Required = true
-	fields["credentials_version"].Default = versionV3
+	fields["credentials_version"].Default = console.V3
 	fields["reuse_period"].Default = int(defaultReusePeriod.Seconds())
 	maps.Copy(fields, map[string]*framework.FieldSchema{
 		"console_url": {
 			Type:         framework.TypeString,
-			Default:      defaultConsoleURL,
+			Default:      console.DefaultConsoleURL,
 			Description:  "URL of Snowplow Console. https only; http only to a loopback address. No query, fragment or user part. Changing its host needs the API key in the same write.",
 			DisplayAttrs: &framework.DisplayAttributes{Name: "Console URL"},
 		},
 		"auth_url": {
 			Type:         framework.TypeString,
-			Default:      defaultAuthURL,
-			Description:  "URL that credentials_version v1 exchanges at. The rules of console_url.",
+			Default:      console.DefaultAuthURL,
+			Description:  "URL that credentials_version v1 exchanges at. Same rules as console_url.",
 			DisplayAttrs: &framework.DisplayAttributes{Name: "Authorization URL"},
 		},
 		"ca_cert": {
 			Type:         framework.TypeString,
-			Description:  "CA bundle (PEM) that is trusted for both URLs, in addition to the system's.",
+			Description:  "CA bundle (PEM) trusted for both URLs, in addition to the system's; 64 KiB at most.",
 			DisplayAttrs: &framework.DisplayAttributes{Name: "CA certificate", EditType: "file"},
 		},
 		"request_timeout": {
@@ -133,57 +98,110 @@ func configFields() map[string]*framework.FieldSchema {
 }
 
 func (b *backend) configExists(ctx context.Context, req *logical.Request, _ *framework.FieldData) (bool, error) {
-	stored, err := req.Storage.Get(ctx, configStorageKey)
-	if err != nil {
-		return false, fmt.Errorf("reading config from storage: %w", err)
-	}
-	return stored != nil, nil
+	return stored(ctx, req.Storage, configStorageKey)
 }
 
+// writeConfig merges, verifies and stores. The verification happens outside of any lock, so another write may come in
+// between; then it begins again from what that one has stored.
 func (b *backend) writeConfig(ctx context.Context, req *logical.Request, data *framework.FieldData) (*logical.Response, error) {
 	in, err := readInput(req, data)
 	if err != nil {
 		return nil, err
 	}
-	b.configWrite.Lock()
-	defer b.configWrite.Unlock()
-	entry, err := loadConfig(ctx, req.Storage)
-	if err != nil {
-		return nil, err
-	}
-	if entry == nil {
-		if in.patch {
+	id, existed := rand.Text(), false
+	var verified verification
+	var token *console.Token
+	for {
+		before, err := b.loadConfig(ctx, req.Storage)
+		if err != nil {
+			return nil, err
+		}
+		switch {
+		case before == nil && existed:
+			return nil, overtaken(configStorageKey)
+		case before == nil && in.patch:
 			return nil, errConfigNotWritten
 		}
-		entry = newConfigEntry()
+		existed = before != nil
+		entry := newConfigEntry()
+		if before != nil {
+			*entry = *before
+		}
+		warnings, err := entry.apply(in, id)
+		if err != nil {
+			return nil, invalidf("%w", err)
+		}
+		needed := verification{entry.Credential, entry.Endpoints, entry.CACert}
+		if needed != verified {
+			token = nil // it is of what another write has replaced meanwhile
+		}
+		if in.flag("verify_connection") && entry.needsVerification(before) && token == nil {
+			got, err := b.verify(ctx, needed, entry.RequestTimeout, req.MountPoint+req.Path)
+			if err != nil {
+				if before != nil {
+					b.noteRefusal(ctx, err, configStorageKey, before.Credential, before.Endpoints, needed)
+				}
+				return nil, err
+			}
+			verified, token = needed, &got
+		}
+		stored, err := b.storeConfig(ctx, req.Storage, before, entry)
+		if err != nil {
+			return nil, err
+		}
+		if stored {
+			b.sendWriteEvent("config-write", req.Path, "", "write")
+			b.warmUp(ctx, keyOf(configStorageKey, entry.Credential, entry.Endpoints), entry.ReusePeriod, token)
+			return warn(warnings), nil
+		}
 	}
-	warnings, err := entry.apply(in)
-	if err != nil {
-		return nil, err
-	}
-	if err := b.verify(ctx, in, req.MountPoint+req.Path, *entry, entry.Credential); err != nil {
-		return nil, err
-	}
-	// Even where storage reports a failure, it may have stored the entry.
-	defer b.renew()
-	if err := store(ctx, req.Storage, configStorageKey, entry); err != nil {
-		return nil, err
-	}
-	return warn(warnings), nil
 }
 
-// apply merges the fields of a request into c and checks the whole. It returns warnings for the operator.
-func (c *configEntry) apply(in input) (warnings []string, err error) {
-	before, isNew := c.endpoints, c.Credential.empty()
-	if c.ConsoleURL, err = in.endpoint("console_url", c.ConsoleURL, defaultConsoleURL); err != nil {
+func newConfigEntry() *configEntry {
+	return &configEntry{
+		Endpoints:      console.Endpoints{ConsoleURL: console.DefaultConsoleURL, AuthURL: console.DefaultAuthURL},
+		RequestTimeout: defaultRequestTimeout,
+		ReusePeriod:    defaultReusePeriod,
+	}
+}
+
+// storeConfig stores entry and puts it into effect, unless the stored config has changed since before was read.
+func (b *backend) storeConfig(ctx context.Context, storage logical.Storage, before, entry *configEntry) (stored bool, err error) {
+	unlock, err := b.lockWrites(ctx)
+	if err != nil {
+		return false, err
+	}
+	defer unlock()
+	now, err := loadConfig(ctx, storage)
+	if err != nil || !reflect.DeepEqual(now, before) {
+		return false, err
+	}
+	// Storage may have stored the entry even if it reports a failure.
+	defer b.reset()
+	if err := store(ctx, storage, configStorageKey, entry); err != nil {
+		return false, err
+	}
+	key := keyOf(configStorageKey, entry.Credential, entry.Endpoints)
+	b.cache.keepOnly(configStorageKey, &key)
+	b.cache.endWaits("")
+	return true, nil
+}
+
+// apply merges the fields of a request into c and checks the whole. A credential that is changed gets the given ID.
+// It returns warnings for the operator; its errors are the caller's to correct.
+func (c *configEntry) apply(in input, id string) (warnings []string, err error) {
+	before := *c
+	if c.ConsoleURL, err = in.url("console_url", c.ConsoleURL, console.DefaultConsoleURL); err != nil {
 		return nil, err
 	}
-	if c.AuthURL, err = in.endpoint("auth_url", c.AuthURL, defaultAuthURL); err != nil {
+	if c.AuthURL, err = in.url("auth_url", c.AuthURL, console.DefaultAuthURL); err != nil {
 		return nil, err
 	}
 	if caCert, given := in.text("ca_cert"); given {
-		if _, err := trustedRoots(caCert); err != nil {
-			return nil, err
+		if caCert != "" {
+			if _, err := console.ParseCACert(caCert); err != nil {
+				return nil, err
+			}
 		}
 		c.CACert = caCert
 	}
@@ -207,33 +225,34 @@ func (c *configEntry) apply(in input) (warnings []string, err error) {
 		}
 	}
 	if c.RequestTimeout < minRequestTimeout || c.RequestTimeout > maxRequestTimeout {
-		return nil, invalidf("request_timeout is out of range: accepted is 1s to 80s")
+		return nil, errors.New("request_timeout must be between 1s and 80s")
 	}
 
-	dropped, err := c.Credential.merge(in, versionV3)
+	warnings, err = mergeCredential(&c.Credential, in, console.V3, &c.Endpoints, id)
 	if err != nil {
 		return nil, err
 	}
 	if c.Credential.OrganizationID == "" {
-		return nil, invalidf("organization_id is missing: accepted is the UUID that Console shows on its Manage organization page")
+		return nil, errors.New("organization_id is missing: it must be the UUID that Console shows on its Manage organization page")
 	}
-	if err := c.Credential.check(); err != nil {
-		return nil, err
+	if c.Credential.Empty() {
+		warnings = append(warnings, "config has no credential: only roles with a credential of their own can serve tokens")
 	}
-	if err := c.Credential.bind(in, c.endpoints); err != nil {
-		return nil, err
+	if before.Credential.OrganizationID == "" { // new
+		return warnings, nil
 	}
-	warnings = c.Credential.warnings()
-	if len(dropped) > 0 {
-		warnings = append(warnings, droppedWarning(dropped, c.Credential.Version))
+	if console.Origin(before.ConsoleURL) != console.Origin(c.ConsoleURL) {
+		warnings = append(warnings, "console_url has changed: roles with a credential of their own are refused until their credential is written again")
 	}
-	if !isNew && origin(before.ConsoleURL) != origin(c.ConsoleURL) {
-		warnings = append(warnings, "console_url has changed: roles with an API key of their own are refused until it is written again")
-	}
-	if !isNew && origin(before.AuthURL) != origin(c.AuthURL) {
-		warnings = append(warnings, "auth_url has changed: roles with a bot user of their own (v1) are refused until it is written again")
+	if console.Origin(before.AuthURL) != console.Origin(c.AuthURL) {
+		warnings = append(warnings, "auth_url has changed: roles with a bot user of their own (v1) are refused until their credential is written again")
 	}
 	return warnings, nil
+}
+
+// needsVerification reports whether an exchange depends on what has changed since before, which is nil if c is new.
+func (c *configEntry) needsVerification(before *configEntry) bool {
+	return !c.Credential.Empty() && (before == nil || c.Credential != before.Credential || c.Endpoints != before.Endpoints || c.CACert != before.CACert)
 }
 
 func (b *backend) readConfig(ctx context.Context, req *logical.Request, _ *framework.FieldData) (*logical.Response, error) {
@@ -241,7 +260,7 @@ func (b *backend) readConfig(ctx context.Context, req *logical.Request, _ *frame
 	if err != nil || entry == nil {
 		return nil, err
 	}
-	data := entry.Credential.readable()
+	data := entry.Credential.Readable()
 	maps.Copy(data, map[string]any{
 		"organization_id": entry.Credential.OrganizationID,
 		"console_url":     entry.ConsoleURL,
@@ -255,24 +274,32 @@ func (b *backend) readConfig(ctx context.Context, req *logical.Request, _ *frame
 }
 
 func (b *backend) deleteConfig(ctx context.Context, req *logical.Request, _ *framework.FieldData) (*logical.Response, error) {
-	b.configWrite.Lock()
-	defer b.configWrite.Unlock()
-	// Even where storage reports a failure, the entry may be gone.
-	defer b.renew()
-	if err := req.Storage.Delete(ctx, configStorageKey); err != nil {
+	unlock, err := b.lockWrites(ctx)
+	if err != nil {
+		return nil, err
+	}
+	// The entry may be gone even if storage reports a failure.
+	err = req.Storage.Delete(ctx, configStorageKey)
+	b.reset()
+	b.cache.endWaits("")
+	unlock()
+	if err != nil {
 		return nil, fmt.Errorf("deleting config from storage: %w", err)
 	}
+	b.sendWriteEvent("config-delete", req.Path, "", "delete")
+	_ = b.cache.tidy(ctx, configStorageKey) // the JWT is already unreachable; the sweep retries
 	return nil, nil
 }
 
 const configHelp = `
-The key pair of config is used for token, and for every role that has no credential of its own. It is verified with
-one exchange before it is stored, unless verify_connection is false. Fields that are left out keep their value.
+The key pair of config is used for token, and for every role that has no credential of its own. It is optional, and
+verified with one exchange before it is stored unless verify_connection is false. Fields that are left out keep their
+value.
 
     $ vault write snowplow/config \
         organization_id=8a5f2b1c-7d3e-4f60-9a1b-2c3d4e5f6071 \
         api_key_id=<ID> api_key=@<file with the key>
 
-The key goes to the host of console_url (auth_url for v1) that it was written with and nowhere else: to change the
-host, write the key again in the same request.
+The key goes only to the host of console_url (auth_url for v1) that it was written with: to change the host, write the
+key again in the same request.
 `

@@ -11,6 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/snowplow-vault/vault-plugin-secrets-snowplow/internal/consoletest"
+	"github.com/snowplow-vault/vault-plugin-secrets-snowplow/internal/faulttest"
 )
 
 func TestConfigIsReadBackWithoutItsSecrets(t *testing.T) {
@@ -45,7 +46,7 @@ func TestConfigThatIsNotWritten(t *testing.T) {
 	for _, path := range []string{"token", "status"} {
 		status, message := m.refused(logical.ReadOperation, path)
 		assert.Equal(t, 400, status)
-		assert.Contains(t, message, "config is not written: write it with 'vault write snowplow/config organization_id=")
+		assert.Contains(t, message, "the engine is not configured: run 'vault write snowplow/config organization_id=<UUID> api_key_id=<ID> api_key=@<file>'")
 	}
 	status, message := m.refused(logical.PatchOperation, "config", map[string]any{"ttl": 60})
 	assert.Equal(t, 400, status)
@@ -70,14 +71,43 @@ func TestPatchOfConfig(t *testing.T) {
 	assert.EqualValues(t, 0, data["ttl"])
 	assert.EqualValues(t, 3600, data["reuse_period"])
 	assert.EqualValues(t, 30, data["request_timeout"])
-	assert.Equal(t, defaultAuthURL, data["auth_url"])
+	assert.Equal(t, "https://id.snowplowanalytics.com", data["auth_url"])
 
-	for _, required := range []string{"organization_id", "api_key_id", "api_key"} {
+	for _, required := range []string{"organization_id", "api_key_id"} {
 		status, message := m.refused(logical.PatchOperation, "config", map[string]any{required: nil})
 		assert.Equal(t, 400, status)
 		assert.Contains(t, message, required+" is missing")
 	}
 	assert.NotEmpty(t, m.mustRead("token").Data["access_token"])
+}
+
+func TestConfigWithoutACredential(t *testing.T) {
+	t.Parallel()
+	m, server := newConfiguredMount(t)
+	m.mustWrite("roles/scoped", scopedKey(server, "scoped"))
+	m.mustWrite("roles/bare", map[string]any{"ttl": 60})
+	m.mustRead("token")
+	resp := m.must(logical.PatchOperation, "config", map[string]any{"api_key": nil})
+	assert.Equal(t, []string{"config has no credential: only roles with a credential of their own can serve tokens"}, resp.Warnings)
+	assert.Empty(t, m.mustRead("config").Data["api_key_id"])
+
+	assert.Equal(t, "scoped", keyIDOf(t, server, m.mustRead("token/scoped")))
+	for path, says := range map[string]string{
+		"token":       "config has no credential: read token/<role> of a role that has one, or write one with 'vault write snowplow/config api_key_id=<ID> api_key=@<file>'",
+		"status":      "config has no credential",
+		"token/bare":  `role "bare" has no credential of its own, and config has none: write one with 'vault write snowplow/roles/bare api_key_id=<ID> api_key=@<file>'`,
+		"status/bare": `role "bare" has no credential of its own`,
+	} {
+		status, message := m.refused(logical.ReadOperation, path)
+		assert.Equal(t, 400, status, path)
+		assert.Contains(t, message, says, path)
+	}
+	assert.Len(t, m.mustWrite("roles/bare", map[string]any{"ttl": 30}).Warnings, 1)
+
+	m.must(logical.DeleteOperation, "config")
+	resp = m.mustWrite("config", map[string]any{"organization_id": consoletest.DefaultOrganizationID, "console_url": server.URL})
+	assert.Len(t, resp.Warnings, 1, "nor does it need one from the start")
+	assert.Equal(t, "scoped", keyIDOf(t, server, m.mustRead("token/scoped")))
 }
 
 func TestConfigRefusesWhatItCannotHold(t *testing.T) {
@@ -88,34 +118,34 @@ func TestConfigRefusesWhatItCannotHold(t *testing.T) {
 		says   []string
 	}{
 		"unknown field":              {map[string]any{"api_kez": canary}, []string{"unknown field api_kez", "api_key_id"}},
-		"unknown version":            {map[string]any{"credentials_version": "v4"}, []string{"credentials_version", "v3, v2 and v1"}},
+		"unknown version":            {map[string]any{"credentials_version": "v4"}, []string{"credentials_version must be v3, v2 or v1"}},
 		"organization of two parts":  {map[string]any{"organization_id": "a/b"}, []string{"organization_id", "one path segment"}},
 		"organization that climbs":   {map[string]any{"organization_id": ".."}, []string{"organization_id", "one path segment"}},
 		"organization encoded":       {map[string]any{"organization_id": "a%2fb"}, []string{"organization_id"}},
 		"organization with a query":  {map[string]any{"organization_id": "a?b"}, []string{"organization_id"}},
 		"no organization":            {map[string]any{"organization_id": ""}, []string{"organization_id is missing"}},
-		"no key":                     {map[string]any{"api_key": "", "api_key_id": ""}, []string{"api_key_id, api_key is missing", "v3"}},
-		"key of two lines":           {map[string]any{"api_key": canary + "\n" + canary}, []string{"api_key holds"}},
-		"key that adds a header":     {map[string]any{"api_key": "x\r\nX-Evil: " + canary}, []string{"api_key holds"}},
-		"key that is a list":         {map[string]any{"api_key": []any{canary}}, []string{"api_key is an object or a list"}},
-		"key that is an object":      {map[string]any{"api_key": map[string]any{"x": canary}}, []string{"api_key is an object or a list"}},
+		"no key":                     {map[string]any{"api_key": "", "api_key_id": ""}, []string{"api_key_id is empty", "unset variable"}},
+		"key of two lines":           {map[string]any{"api_key": canary + "\n" + canary}, []string{"api_key contains"}},
+		"key that adds a header":     {map[string]any{"api_key": "x\r\nX-Evil: " + canary}, []string{"api_key contains"}},
+		"key that is a list":         {map[string]any{"api_key": []any{canary}}, []string{"api_key must be a single value, not an object or a list"}},
+		"key that is an object":      {map[string]any{"api_key": map[string]any{"x": canary}}, []string{"api_key must be a single value, not an object or a list"}},
 		"key of another version":     {map[string]any{"password": canary}, []string{"password does not belong to credentials_version v3", "api_key_id, api_key"}},
 		"version without its fields": {map[string]any{"credentials_version": "v1", "username": "bot"}, []string{"password, client_id, client_secret is missing", "v1"}},
-		"plain http":                 {map[string]any{"console_url": "http://console.example.com"}, []string{"console_url is not https", "loopback"}},
+		"plain http":                 {map[string]any{"console_url": "http://console.example.com"}, []string{"console_url must use https", "loopback"}},
 		"international host":         {map[string]any{"console_url": "https://exämple.com"}, []string{"console_url", "xn--"}},
 		"URL with a user part":       {map[string]any{"console_url": "https://user:" + canary + "@example.com"}, []string{"console_url", "user part"}},
 		"URL with a query":           {map[string]any{"auth_url": "https://example.com?x=" + canary}, []string{"auth_url", "query"}},
-		"no URL":                     {map[string]any{"console_url": "console"}, []string{"console_url is not a URL"}},
+		"no URL":                     {map[string]any{"console_url": "console"}, []string{"console_url must be a URL like"}},
 		"CA that is none":            {map[string]any{"ca_cert": canary}, []string{"ca_cert", "PEM"}},
-		"CA that is a key":           {map[string]any{"ca_cert": "-----BEGIN PRIVATE KEY-----\nMEgC\n-----END PRIVATE KEY-----\n"}, []string{"ca_cert", "CERTIFICATE"}},
-		"timeout too short":          {map[string]any{"request_timeout": 0}, []string{"request_timeout", "1s to 80s"}},
-		"timeout too long":           {map[string]any{"request_timeout": "81s"}, []string{"request_timeout", "1s to 80s"}},
-		"negative ttl":               {map[string]any{"ttl": "-1s"}, []string{"ttl is not a duration", "30s"}},
-		"ttl of half a second":       {map[string]any{"ttl": "500ms"}, []string{"ttl is not a duration in whole seconds"}},
-		"ttl of half a second, JSON": {map[string]any{"ttl": json.Number("0.5")}, []string{"ttl is not a duration in whole seconds"}},
-		"ttl that is a list":         {map[string]any{"ttl": []any{canary}}, []string{"ttl is not a duration"}},
-		"reuse of a word":            {map[string]any{"reuse_period": canary}, []string{"reuse_period is not a duration"}},
-		"flag of a word":             {map[string]any{"verify_connection": canary}, []string{"verify_connection is not a flag", "true and false"}},
+		"CA that is a key":           {map[string]any{"ca_cert": "-----BEGIN PRIVATE KEY-----\nMEgC\n-----END PRIVATE KEY-----\n"}, []string{"ca_cert must hold X.509 certificates"}},
+		"timeout too short":          {map[string]any{"request_timeout": 0}, []string{"request_timeout must be between 1s and 80s"}},
+		"timeout too long":           {map[string]any{"request_timeout": "81s"}, []string{"request_timeout must be between 1s and 80s"}},
+		"negative ttl":               {map[string]any{"ttl": "-1s"}, []string{"ttl must be a duration of 0 or more whole seconds", "30s"}},
+		"ttl of half a second":       {map[string]any{"ttl": "500ms"}, []string{"ttl must be a duration of 0 or more whole seconds"}},
+		"ttl of half a second, JSON": {map[string]any{"ttl": json.Number("0.5")}, []string{"ttl must be a duration of 0 or more whole seconds"}},
+		"ttl that is a list":         {map[string]any{"ttl": []any{canary}}, []string{"ttl must be a duration"}},
+		"reuse of a word":            {map[string]any{"reuse_period": canary}, []string{"reuse_period must be a duration"}},
+		"flag of a word":             {map[string]any{"verify_connection": canary}, []string{"verify_connection must be true or false"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -140,12 +170,12 @@ func TestWarningsOfConfig(t *testing.T) {
 	m := newMount(t)
 	assert.Nil(t, m.mustWrite("config", v3Config(console)), "nothing to warn of")
 	for says, fields := range map[string]map[string]any{
-		"not a UUID":                {"organization_id": "acme", "verify_connection": false},
-		"v2 is deprecated":          {"credentials_version": "v2"},
-		"has no use for api_key_id": {"credentials_version": "v2"},
-		"v1 is deprecated":          v1Config(console),
-		"console_url has changed: roles with an API key": {"console_url": "http://localhost:1", "api_key": "x", "verify_connection": false},
-		"auth_url has changed: roles with a bot user":    {"auth_url": "https://auth.example.com"},
+		"not a UUID":       {"organization_id": "acme", "verify_connection": false},
+		"v2 is deprecated": {"credentials_version": "v2"},
+		"does not use api_key_id: the stored value was deleted": {"credentials_version": "v2"},
+		"v1 is deprecated": v1Config(console),
+		"console_url has changed: roles with a credential": {"console_url": "http://localhost:1", "api_key": "x", "verify_connection": false},
+		"auth_url has changed: roles with a bot user":      {"auth_url": "https://auth.example.com"},
 	} {
 		m.mustWrite("config", v3Config(console), map[string]any{"credentials_version": "v3"})
 		resp := m.mustWrite("config", fields)
@@ -172,25 +202,108 @@ func TestAFailedVerificationStoresNothing(t *testing.T) {
 	assert.Equal(t, 400, status)
 	assert.Contains(t, message, "22222222-2222-4222-8222-222222222222")
 
-	console.FailAlways(consoletest.Status(http.StatusTeapot, "short and stout", nil))
-	status, message = m.refused(logical.UpdateOperation, "config", map[string]any{"ttl": 60})
+	console.FailAlways(consoletest.Status(http.StatusTeapot, `{"message":"short and stout"}`, nil))
+	status, message = m.refused(logical.UpdateOperation, "config", map[string]any{"api_key": consoletest.DefaultAPIKey, "ttl": 60})
 	assert.Equal(t, 400, status)
 	assert.Contains(t, message, "short and stout")
+	assert.NotContains(t, message, "verify_connection=false", "another try would bring the same")
+
+	console.FailAlways(consoletest.Status(http.StatusServiceUnavailable, "", http.Header{"Retry-After": {"300"}})) // beyond request_timeout, so no retries
+	status, message = m.refused(logical.UpdateOperation, "config", map[string]any{"api_key": consoletest.DefaultAPIKey})
+	assert.Equal(t, 502, status)
+	assert.Contains(t, message, "to store the new values without this check, add verify_connection=false")
 
 	assert.Equal(t, before, m.mustRead("config").Data)
 	assert.Equal(t, served, m.mustRead("token").Data["access_token"], "a refused write must not touch what readers get")
 	assert.EqualValues(t, 0, m.mustRead("status").Data["exchange_failures"])
 }
 
-func TestVerificationIsOneExchange(t *testing.T) {
+func TestAVerificationThatIsRefusedDropsTheCachedJWTOfTheSameKey(t *testing.T) {
 	t.Parallel()
 	m, console := newConfiguredMount(t)
-	m.mustWrite("config", map[string]any{"ttl": 60})
+	m.mustWrite("roles/own", scopedKey(console, "scoped"))
+	for path, key := range map[string]map[string]any{
+		"config":    {"api_key": consoletest.DefaultAPIKey},
+		"roles/own": {"api_key": "secret-of-scoped"},
+	} {
+		token := map[string]string{"config": "token", "roles/own": "token/own"}[path]
+		m.mustRead(token)
+		_, message := m.refused(logical.UpdateOperation, path, map[string]any{"api_key": "mistyped"})
+		assert.Contains(t, message, "401")
+		m.mustRead(token) // another key's refusal says nothing of this one
+
+		console.FailNext(1, consoletest.Status(http.StatusUnauthorized, "", nil))
+		m.refused(logical.UpdateOperation, path, key)
+		exchanges := console.Exchanges()
+		_, message = m.refused(logical.ReadOperation, token)
+		assert.Contains(t, message, "401")
+		assert.Equal(t, exchanges, console.Exchanges())
+	}
+}
+
+func TestOnlyAWriteThatAnExchangeDependsOnIsVerified(t *testing.T) {
+	t.Parallel()
+	m, console := newConfiguredMount(t)
+	v2 := map[string]any{"credentials_version": "v2"}
+	for _, test := range []struct {
+		name      string
+		fields    map[string]any
+		exchanges int
+	}{
+		{"lease and timeout", map[string]any{"ttl": 60, "reuse_period": 61, "request_timeout": 62}, 0},
+		{"nothing new", map[string]any{"console_url": console.URL, "organization_id": consoletest.DefaultOrganizationID}, 0},
+		{"a key", map[string]any{"api_key": consoletest.DefaultAPIKey}, 1},
+		{"a key, unverified", map[string]any{"api_key": consoletest.DefaultAPIKey, "verify_connection": false}, 0},
+		{"a key again: verify_connection is not stored", map[string]any{"api_key": consoletest.DefaultAPIKey}, 1},
+		{"console_url", map[string]any{"console_url": console.URL + "/"}, 0},
+		{"auth_url", map[string]any{"auth_url": console.URL}, 1},
+		{"ca_cert", map[string]any{"ca_cert": faulttest.NewAuthority(t).PEM()}, 1},
+		{"credentials_version", v2, 1},
+		{"the same credentials_version", v2, 0},
+	} {
+		before := console.Exchanges()
+		m.mustWrite("config", test.fields)
+		assert.Equal(t, test.exchanges, console.Exchanges()-before, test.name)
+	}
+	status, message := m.refused(logical.UpdateOperation, "config", map[string]any{"organization_id": "22222222-2222-4222-8222-222222222222"})
+	assert.Equal(t, 400, status)
+	assert.Contains(t, message, "does not know the organization")
+}
+
+func TestTheJWTOfAVerificationIsCached(t *testing.T) {
+	t.Parallel()
+	console := consoletest.NewServer(t)
+	m := newMount(t)
+	m.mustWrite("config", v3Config(console))
+	m.mustWrite("roles/own", scopedKey(console, "scoped"))
+	for path, id := range map[string]string{"token": consoletest.DefaultAPIKeyID, "token/own": "scoped"} {
+		assert.Equal(t, id, keyIDOf(t, console, m.mustRead(path)))
+		assert.Equal(t, 1, console.ExchangesOf(id), "a mount is warm after its key was written")
+	}
+	m.mustWrite("config", map[string]any{"api_key": consoletest.DefaultAPIKey})
+	m.mustRead("token")
+	assert.Equal(t, 2, console.ExchangesOf(consoletest.DefaultAPIKeyID), "one that replaces the older one's")
+
+	m.mustWrite("config", map[string]any{"api_key": consoletest.DefaultAPIKey, "reuse_period": 0})
+	m.mustRead("token")
+	assert.Equal(t, 4, console.ExchangesOf(consoletest.DefaultAPIKeyID), "nothing is cached where nothing may be")
+	keys, err := logical.CollectKeys(t.Context(), m.storage)
+	require.NoError(t, err)
+	assert.NotContains(t, keys, "tokens/config", "nor stored")
+}
+
+func TestAWriteThatLeavesTheCredentialAloneKeepsTheCachedJWT(t *testing.T) {
+	t.Parallel()
+	m, console := newConfiguredMount(t)
+	first := m.mustRead("token").Data["access_token"]
+	m.mustWrite("config", map[string]any{
+		"ttl": 60, "reuse_period": "2h", "request_timeout": "20s", "ca_cert": faulttest.NewAuthority(t).PEM(), "verify_connection": false,
+	})
+	assert.Equal(t, first, m.mustRead("token").Data["access_token"])
 	assert.Equal(t, 1, console.Exchanges())
-	m.mustWrite("config", map[string]any{"ttl": 30, "verify_connection": false})
-	assert.Equal(t, 1, console.Exchanges())
-	m.mustWrite("config", map[string]any{"ttl": 60})
-	assert.Equal(t, 2, console.Exchanges(), "verify_connection was stored")
+
+	m.mustWrite("config", map[string]any{"api_key": consoletest.DefaultAPIKey, "verify_connection": false})
+	assert.NotEqual(t, first, m.mustRead("token").Data["access_token"], "a credential that was written again is a new one")
 }
 
 func TestAnEmptyValueDoesNotSwitchVerificationOff(t *testing.T) {
@@ -245,7 +358,7 @@ func TestPatchTakesTheVersionBackToItsDefault(t *testing.T) {
 	assert.Equal(t, "v3", m.mustRead("config").Data["credentials_version"])
 	m.must(logical.PatchOperation, "roles/legacy", map[string]any{"credentials_version": nil, "api_key_id": consoletest.DefaultAPIKeyID})
 	assert.Equal(t, "v3", m.mustRead("roles/legacy").Data["credentials_version"])
-	assert.Equal(t, consoletest.DefaultAPIKeyID, keyOf(t, console, m.mustRead("token/legacy")))
+	assert.Equal(t, consoletest.DefaultAPIKeyID, keyIDOf(t, console, m.mustRead("token/legacy")))
 }
 
 func TestFromV2ToV3WithOneWrite(t *testing.T) {

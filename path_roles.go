@@ -2,57 +2,19 @@ package snowplow
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"maps"
+	"reflect"
 	"strings"
 	"time"
 
 	"github.com/hashicorp/vault/sdk/framework"
-	"github.com/hashicorp/vault/sdk/helper/locksutil"
 	"github.com/hashicorp/vault/sdk/logical"
+
+	"github.com/snowplow-vault/vault-plugin-secrets-snowplow/internal/console"
 )
-
-const roleStoragePrefix = "roles/"
-
-// roleEntry is a role in storage. What is nil comes from config.
-type roleEntry struct {
-	Credential  *credential    `json:"credential,omitempty"`
-	TTL         *time.Duration `json:"ttl,omitempty"`
-	ReusePeriod *time.Duration `json:"reuse_period,omitempty"`
-}
-
-// effective is the credential that a role's JWTs are exchanged with.
-func (r *roleEntry) effective(config configEntry) credential {
-	if r.Credential == nil {
-		return config.Credential
-	}
-	cred := *r.Credential
-	if cred.OrganizationID == "" {
-		cred.OrganizationID = config.Credential.OrganizationID
-	}
-	return cred
-}
-
-func unknownRole(mount, name string) error {
-	return invalidf("role %q is not known: 'vault list %sroles' shows those that are", name, mount)
-}
-
-// loadRole is a role as it is stored, nil if it is not.
-func loadRole(ctx context.Context, storage logical.Storage, name string) (*roleEntry, error) {
-	stored, err := storage.Get(ctx, roleStoragePrefix+name)
-	if err != nil {
-		return nil, fmt.Errorf("reading role %q from storage: %w", name, err)
-	}
-	if stored == nil {
-		return nil, nil
-	}
-	var entry roleEntry
-	if err := stored.DecodeJSON(&entry); err != nil {
-		return nil, fmt.Errorf("reading role %q from storage: it is damaged: delete it and write it again", name)
-	}
-	return &entry, nil
-}
 
 func (b *backend) pathRoles() *framework.Path {
 	return &framework.Path{
@@ -77,7 +39,7 @@ func (b *backend) pathRole() *framework.Path {
 	fields := roleFields()
 	maps.Copy(fields, roleNameField("name"))
 	write := func(verb, summary string) *framework.PathOperation {
-		return changing(framework.PathOperation{
+		return forwardToPrimary(framework.PathOperation{
 			Callback:     b.writeRole,
 			Summary:      summary,
 			Responses:    writeResponses,
@@ -92,14 +54,14 @@ func (b *backend) pathRole() *framework.Path {
 		Operations: map[logical.Operation]framework.OperationHandler{
 			logical.CreateOperation: write("write", "Write a role."),
 			logical.UpdateOperation: write("write", "Write a role; fields that are left out keep their value."),
-			logical.PatchOperation:  write("patch", "Change some fields of a role; null takes a field back to what config says."),
+			logical.PatchOperation:  write("patch", "Change some fields of a role; null resets a field to what config says."),
 			logical.ReadOperation: &framework.PathOperation{
 				Callback:     b.readRole,
 				Summary:      "Read a role, without its secrets.",
-				Responses:    okResponse("What the role says itself; the rest comes from config.", readableFields(roleFields())),
+				Responses:    okResponse("The role's own settings; the rest comes from config.", readableRoleFields()),
 				DisplayAttrs: &framework.DisplayAttributes{OperationVerb: "read", OperationSuffix: "role"},
 			},
-			logical.DeleteOperation: changing(framework.PathOperation{
+			logical.DeleteOperation: forwardToPrimary(framework.PathOperation{
 				Callback:     b.deleteRole,
 				Summary:      "Delete a role; its leases stay revocable.",
 				Responses:    noContent("The role is deleted."),
@@ -117,7 +79,30 @@ func roleFields() map[string]*framework.FieldSchema {
 	return fields
 }
 
-// roleNameField is the schema of a role's name in a path.
+// readableRoleFields returns the schema of the answer to a read.
+func readableRoleFields() map[string]*framework.FieldSchema {
+	fields := readableFields(roleFields())
+	fields["credential_source"] = credentialSourceField()
+	return fields
+}
+
+// credentialSourceField is the schema of whose credential a role uses.
+func credentialSourceField() *framework.FieldSchema {
+	return &framework.FieldSchema{
+		Type:          framework.TypeString,
+		Required:      true,
+		AllowedValues: []any{sourceRole, sourceConfig},
+		Description:   "Whose credential is used: role or config.",
+	}
+}
+
+// What credential_source says.
+const (
+	sourceRole   = "role"
+	sourceConfig = "config"
+)
+
+// roleNameField returns the schema of a role's name in a path.
 func roleNameField(field string) map[string]*framework.FieldSchema {
 	return map[string]*framework.FieldSchema{field: {
 		Type:         framework.TypeString,
@@ -127,7 +112,7 @@ func roleNameField(field string) map[string]*framework.FieldSchema {
 	}}
 }
 
-// roleOf is the role that a path names, empty on a path without one.
+// roleOf returns the role that a path names, empty on a path without one.
 func roleOf(data *framework.FieldData) string {
 	role, _ := data.GetOk("role")
 	name, _ := role.(string)
@@ -135,12 +120,7 @@ func roleOf(data *framework.FieldData) string {
 }
 
 func (b *backend) roleExists(ctx context.Context, req *logical.Request, data *framework.FieldData) (bool, error) {
-	name := data.Get("name").(string)
-	stored, err := req.Storage.Get(ctx, roleStoragePrefix+name)
-	if err != nil {
-		return false, fmt.Errorf("reading role %q from storage: %w", name, err)
-	}
-	return stored != nil, nil
+	return stored(ctx, req.Storage, roleStoragePrefix+data.Get("name").(string))
 }
 
 func (b *backend) listRoles(ctx context.Context, req *logical.Request, _ *framework.FieldData) (*logical.Response, error) {
@@ -157,12 +137,15 @@ func (b *backend) readRole(ctx context.Context, req *logical.Request, data *fram
 		return nil, err
 	}
 	fields := map[string]any{}
+	source := sourceConfig
 	if cred := entry.Credential; cred != nil {
-		fields = cred.readable()
+		source = sourceRole
+		fields = cred.Readable()
 		if cred.OrganizationID != "" {
 			fields["organization_id"] = cred.OrganizationID
 		}
 	}
+	fields["credential_source"] = source
 	if entry.TTL != nil {
 		fields["ttl"] = int64(entry.TTL.Seconds())
 	}
@@ -172,117 +155,183 @@ func (b *backend) readRole(ctx context.Context, req *logical.Request, data *fram
 	return &logical.Response{Data: fields}, nil
 }
 
+// writeRole merges, verifies and stores as writeConfig does.
 func (b *backend) writeRole(ctx context.Context, req *logical.Request, data *framework.FieldData) (*logical.Response, error) {
 	in, err := readInput(req, data)
 	if err != nil {
 		return nil, err
 	}
 	name := data.Get("name").(string)
-	lock := locksutil.LockForKey(b.roleWrites, name)
-	lock.Lock()
-	defer lock.Unlock()
-	entry, err := loadRole(ctx, req.Storage, name)
-	if err != nil {
-		return nil, err
-	}
-	if entry == nil {
-		if in.patch {
-			return nil, unknownRole(req.MountPoint, name)
-		}
-		entry = &roleEntry{}
-	}
-	config, err := b.current.Load().connection(ctx, req.Storage)
-	if err != nil && !errors.Is(err, errConfigNotWritten) {
-		return nil, err
-	}
-	warnings, err := entry.apply(in, config)
-	if err != nil {
-		return nil, err
-	}
-	if entry.Credential != nil {
-		if err := b.verify(ctx, in, req.MountPoint+req.Path, config.configEntry, entry.effective(config.configEntry)); err != nil {
+	path := roleStoragePrefix + name
+	id, existed := rand.Text(), false
+	var verified verification
+	var token *console.Token
+	for {
+		config, err := b.loadConfig(ctx, req.Storage)
+		if err != nil {
 			return nil, err
 		}
-	}
-	// Even where storage reports a failure, it may have stored the entry.
-	defer func() {
-		current := b.current.Load()
-		current.dropRole(name)
-		if config != nil {
-			current.issuer.retry(entry.effective(config.configEntry))
+		before, err := b.loadRole(ctx, req.Storage, name)
+		if err != nil {
+			return nil, err
 		}
-	}()
-	if err := store(ctx, req.Storage, roleStoragePrefix+name, entry); err != nil {
-		return nil, err
+		switch {
+		case before == nil && existed:
+			return nil, overtaken(path)
+		case before == nil && in.patch:
+			return nil, unknownRole(req.MountPoint, name)
+		}
+		existed = before != nil
+		entry := &roleEntry{}
+		if before != nil {
+			*entry = *before
+		}
+		warnings, err := entry.apply(in, config, id)
+		if errors.Is(err, errConfigNotWritten) {
+			return nil, err
+		}
+		if err != nil {
+			return nil, invalidf("%w", err)
+		}
+		if entry.Credential != nil {
+			needed := verification{entry.credentialFor(config), config.Endpoints, config.CACert}
+			if needed != verified {
+				token = nil // it is of what another write has replaced meanwhile
+			}
+			if in.flag("verify_connection") && entry.needsVerification(before) && token == nil {
+				got, err := b.verify(ctx, needed, config.RequestTimeout, req.MountPoint+req.Path)
+				if err != nil {
+					if before != nil && before.Credential != nil {
+						b.noteRefusal(ctx, err, path, before.credentialFor(config), config.Endpoints, needed)
+					}
+					return nil, err
+				}
+				verified, token = needed, &got
+			}
+		}
+		stored, err := b.storeRole(ctx, req.Storage, name, before, entry, config)
+		if err != nil {
+			return nil, err
+		}
+		if stored {
+			b.sendWriteEvent("role-write", req.Path, name, "write")
+			if entry.Credential != nil {
+				b.warmUp(ctx, keyOf(path, entry.credentialFor(config), config.Endpoints), entry.reusePeriod(config), token)
+			} else {
+				_ = b.cache.tidy(ctx, path) // the JWT is already unreachable; the sweep retries
+			}
+			return warn(warnings), nil
+		}
 	}
-	return warn(warnings), nil
 }
 
-// apply merges the fields of a request into r and checks the whole; config is nil where it is not written. It
-// returns warnings for the operator.
-func (r *roleEntry) apply(in input, config *connection) (warnings []string, err error) {
-	for name, stored := range map[string]**time.Duration{"ttl": &r.TTL, "reuse_period": &r.ReusePeriod} {
-		value, given, err := in.duration(name)
+// storeRole stores entry and puts it into effect, unless the stored role or config has changed since it was read.
+func (b *backend) storeRole(ctx context.Context, storage logical.Storage, name string, before, entry *roleEntry, config *configEntry) (stored bool, err error) {
+	unlock, err := b.lockWrites(ctx)
+	if err != nil {
+		return false, err
+	}
+	defer unlock()
+	now, err := loadRole(ctx, storage, name)
+	if err != nil || !reflect.DeepEqual(now, before) {
+		return false, err
+	}
+	if nowConfig, err := loadConfig(ctx, storage); err != nil || !reflect.DeepEqual(nowConfig, config) {
+		return false, err
+	}
+	path := roleStoragePrefix + name
+	// Storage may have stored the entry even if it reports a failure.
+	defer func() { b.current.Load().dropRole(name) }()
+	if err := store(ctx, storage, path, entry); err != nil {
+		return false, err
+	}
+	var key *tokenKey
+	if entry.Credential != nil {
+		current := keyOf(path, entry.credentialFor(config), config.Endpoints)
+		key = &current
+	}
+	b.cache.keepOnly(path, key)
+	b.cache.endWaits(path)
+	return true, nil
+}
+
+// apply merges the fields of a request into r and checks the whole; config is nil if it is not written. A credential
+// that is changed gets the given ID. It returns warnings for the operator; its errors are the caller's to correct.
+func (r *roleEntry) apply(in input, config *configEntry, id string) (warnings []string, err error) {
+	for _, field := range []struct {
+		name  string
+		value **time.Duration
+	}{{"ttl", &r.TTL}, {"reuse_period", &r.ReusePeriod}} {
+		value, given, err := in.duration(field.name)
 		if err != nil {
 			return nil, err
 		}
 		if given {
-			*stored = value
+			*field.value = value
 		}
 	}
 
-	var cred credential
+	var cred console.Credential
 	if r.Credential != nil {
 		cred = *r.Credential
 	}
-	defaultVersion := versionV3
+	defaultVersion := console.V3
+	var endpoints *console.Endpoints
 	if config != nil {
-		defaultVersion = config.Credential.Version
+		defaultVersion, endpoints = config.Credential.Version, &config.Endpoints
 	}
-	dropped, err := cred.merge(in, defaultVersion)
+	warnings, err = mergeCredential(&cred, in, defaultVersion, endpoints, id)
 	if err != nil {
 		return nil, err
 	}
-	if cred.empty() {
-		r.Credential = nil
-		version, _ := in.text("credentials_version")
-		for name, value := range map[string]string{"organization_id": cred.OrganizationID, "credentials_version": version} {
-			if value != "" {
-				return nil, invalidf("%s on a role needs a credential of the role's own: write %s with it, or leave it to config", name, namesOf(cred.Version))
-			}
+	if !cred.Empty() {
+		r.Credential = &cred
+		return warnings, nil
+	}
+	for _, name := range []string{"organization_id", "credentials_version"} {
+		if value, _ := in.text(name); value != "" {
+			return nil, fmt.Errorf("%s on a role needs a credential of the role's own: write %s in the same request, or leave the field out to use config's", name, console.NamesOf(cred.Version))
 		}
-		return nil, nil
 	}
-	if err := cred.check(); err != nil {
-		return nil, err
+	r.Credential = nil
+	if config == nil || config.Credential.Empty() {
+		return []string{"neither the role nor config has a credential: reads of its token fail until one of them gets one"}, nil
 	}
-	if config == nil {
-		return nil, errConfigNotWritten // which says where the credential may be sent
+	return []string{"the role has no credential of its own: its tokens are those of config's key"}, nil
+}
+
+// needsVerification reports whether r has a credential of its own that is not that of before, which is nil if r is new.
+func (r *roleEntry) needsVerification(before *roleEntry) bool {
+	return r.Credential != nil && (before == nil || before.Credential == nil || *r.Credential != *before.Credential)
+}
+
+func (r *roleEntry) reusePeriod(config *configEntry) time.Duration {
+	if r.ReusePeriod != nil {
+		return *r.ReusePeriod
 	}
-	if err := cred.bind(in, config.endpoints); err != nil {
-		return nil, err
-	}
-	r.Credential = &cred
-	warnings = cred.warnings()
-	if len(dropped) > 0 {
-		warnings = append(warnings, droppedWarning(dropped, cred.Version))
-	}
-	return warnings, nil
+	return config.ReusePeriod
 }
 
 func (b *backend) deleteRole(ctx context.Context, req *logical.Request, data *framework.FieldData) (*logical.Response, error) {
 	name := data.Get("name").(string)
-	lock := locksutil.LockForKey(b.roleWrites, name)
-	lock.Lock()
-	defer lock.Unlock()
-	// Even where storage reports a failure, the entry may be gone.
-	defer func() {
-		b.current.Load().dropRole(name)
-		b.stats.Delete(name)
-	}()
-	if err := req.Storage.Delete(ctx, roleStoragePrefix+name); err != nil {
+	path := roleStoragePrefix + name
+	unlock, err := b.lockWrites(ctx)
+	if err != nil {
+		return nil, err
+	}
+	// The entry may be gone even if storage reports a failure.
+	err = req.Storage.Delete(ctx, path)
+	b.current.Load().dropRole(name)
+	b.stats.Delete(name)
+	if err == nil {
+		b.cache.keepOnly(path, nil)
+	}
+	unlock()
+	if err != nil {
 		return nil, fmt.Errorf("deleting role %q from storage: %w", name, err)
 	}
+	b.sendWriteEvent("role-delete", req.Path, name, "delete")
+	_ = b.cache.tidy(ctx, path) // the JWT is already unreachable; the sweep retries
 	return nil, nil
 }
 
@@ -291,13 +340,14 @@ const rolesHelp = `
 `
 
 const roleHelp = `
-A role hands out JWTs on token/<name>, so that a policy on that path decides who may have them. With a credential of
-its own, usually a scoped API key, its JWTs have that key's permissions; without one, those of config's key. Every
-field that a role leaves out comes from config.
+A role serves JWTs on token/<name>, so that a policy on that path decides who may have them. With a credential of its
+own, usually a scoped API key, its JWTs have that key's permissions; without one, those of config's key. Every field
+that a role leaves out comes from config. A role loses its own credential only if it is deleted, or if a patch sets the
+secret fields to null.
 
     $ vault write snowplow/roles/analytics api_key_id=<ID> api_key=@<file with the key> ttl=1h
     $ vault read snowplow/token/analytics
 
-A role's credential goes to the host that config named when it was written. When config names another one, it is
+A role's credential goes only to the host that config named when it was written. If config names another one, it is
 refused until it is written again.
 `

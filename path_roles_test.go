@@ -17,8 +17,8 @@ func scopedKey(console *consoletest.Server, id string) map[string]any {
 	return map[string]any{"api_key_id": id, "api_key": "secret-of-" + id}
 }
 
-// keyOf is the ID of the key that a token response came from.
-func keyOf(t *testing.T, console *consoletest.Server, resp *logical.Response) string {
+// keyIDOf is the ID of the key that a token response came from.
+func keyIDOf(t *testing.T, console *consoletest.Server, resp *logical.Response) string {
 	t.Helper()
 	keyID, ok := console.Issued(resp.Data["access_token"].(string))
 	require.True(t, ok)
@@ -34,21 +34,21 @@ func TestRolesAreWrittenReadListedAndDeleted(t *testing.T) {
 	m.mustWrite("roles/analytics", scopedKey(console, "scoped"), map[string]any{"ttl": "1h"})
 	m.mustWrite("roles/ci", map[string]any{"reuse_period": 0})
 	assert.Equal(t, []string{"analytics", "ci"}, m.must(logical.ListOperation, "roles/").Data["keys"])
-	assert.Equal(t, map[string]any{"credentials_version": "v3", "api_key_id": "scoped", "ttl": int64(3600)}, m.mustRead("roles/analytics").Data)
-	assert.Equal(t, map[string]any{"reuse_period": int64(0)}, m.mustRead("roles/ci").Data)
+	assert.Equal(t, map[string]any{"credential_source": "role", "credentials_version": "v3", "api_key_id": "scoped", "ttl": int64(3600)}, m.mustRead("roles/analytics").Data)
+	assert.Equal(t, map[string]any{"credential_source": "config", "reuse_period": int64(0)}, m.mustRead("roles/ci").Data)
 
 	m.mustWrite("roles/analytics", map[string]any{"reuse_period": "5m"})
-	assert.Equal(t, map[string]any{"credentials_version": "v3", "api_key_id": "scoped", "ttl": int64(3600), "reuse_period": int64(300)}, m.mustRead("roles/analytics").Data)
+	assert.Equal(t, map[string]any{"credential_source": "role", "credentials_version": "v3", "api_key_id": "scoped", "ttl": int64(3600), "reuse_period": int64(300)}, m.mustRead("roles/analytics").Data)
 
-	assert.Equal(t, "scoped", keyOf(t, console, m.mustRead("token/analytics")))
-	assert.Equal(t, consoletest.DefaultAPIKeyID, keyOf(t, console, m.mustRead("token/ci")))
+	assert.Equal(t, "scoped", keyIDOf(t, console, m.mustRead("token/analytics")))
+	assert.Equal(t, consoletest.DefaultAPIKeyID, keyIDOf(t, console, m.mustRead("token/ci")))
 
 	m.must(logical.DeleteOperation, "roles/analytics")
 	assert.Equal(t, []string{"ci"}, m.must(logical.ListOperation, "roles/").Data["keys"])
 	for _, path := range []string{"token/analytics", "status/analytics"} {
 		status, message := m.refused(logical.ReadOperation, path)
 		assert.Equal(t, 400, status)
-		assert.Contains(t, message, `role "analytics" is not known`)
+		assert.Contains(t, message, `unknown role "analytics"; list roles with 'vault list snowplow/roles'`)
 	}
 }
 
@@ -71,9 +71,10 @@ func TestRoleOfAnotherOrganization(t *testing.T) {
 	const other = "99999999-2222-4333-8444-555555555555"
 	console.AddKey(consoletest.Key{OrganizationID: other, ID: "theirs", Secret: "their-secret"})
 	m.mustWrite("roles/theirs", map[string]any{"organization_id": other, "api_key_id": "theirs", "api_key": "their-secret"})
+	assert.Equal(t, other, m.mustRead("roles/theirs").Data["organization_id"])
 	resp := m.mustRead("token/theirs")
 	assert.Equal(t, other, resp.Data["organization_id"])
-	assert.Equal(t, "theirs", keyOf(t, console, resp))
+	assert.Equal(t, "theirs", keyIDOf(t, console, resp))
 	assert.Equal(t, other, m.mustRead("status/theirs").Data["organization_id"])
 }
 
@@ -86,10 +87,13 @@ func TestRoleRefusesWhatItCannotHold(t *testing.T) {
 		"organization without a credential": {map[string]any{"organization_id": consoletest.DefaultOrganizationID}, "organization_id on a role needs a credential"},
 		"version without a credential":      {map[string]any{"credentials_version": "v3"}, "credentials_version on a role needs a credential"},
 		"half a credential":                 {map[string]any{"api_key_id": "scoped"}, "api_key is missing"},
+		"credential that is empty":          {map[string]any{"api_key_id": "", "api_key": ""}, "api_key_id is empty"},
+		"key that is empty":                 {map[string]any{"api_key_id": "scoped", "api_key": ""}, "api_key is empty"},
 		"URL of its own":                    {map[string]any{"console_url": "https://evil.example.com"}, "unknown field console_url"},
 		"field of another version":          {map[string]any{"api_key_id": "a", "api_key": "b", "username": "c"}, "username does not belong"},
 		"wrong key":                         {map[string]any{"api_key_id": "a", "api_key": "b"}, "nothing was stored"},
-		"negative ttl":                      {map[string]any{"ttl": -1}, "ttl"},
+		"negative ttl":                      {map[string]any{"ttl": -1}, "ttl must be a duration"},
+		"ttl of half a second":              {map[string]any{"ttl": "500ms"}, "ttl must be a duration"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -108,10 +112,10 @@ func TestRoleWithoutConfig(t *testing.T) {
 	m.mustWrite("roles/shorter", map[string]any{"ttl": 60})
 	status, message := m.refused(logical.UpdateOperation, "roles/own", map[string]any{"api_key_id": "a", "api_key": "b", "verify_connection": false})
 	assert.Equal(t, 400, status)
-	assert.Contains(t, message, "config is not written")
+	assert.Contains(t, message, "the engine is not configured")
 	status, message = m.refused(logical.ReadOperation, "token/shorter")
 	assert.Equal(t, 400, status)
-	assert.Contains(t, message, "config is not written")
+	assert.Contains(t, message, "the engine is not configured")
 }
 
 func TestPatchOfRole(t *testing.T) {
@@ -119,38 +123,65 @@ func TestPatchOfRole(t *testing.T) {
 	m, console := newConfiguredMount(t)
 	status, message := m.refused(logical.PatchOperation, "roles/analytics", map[string]any{"ttl": 60})
 	assert.Equal(t, 400, status)
-	assert.Contains(t, message, `role "analytics" is not known`)
+	assert.Contains(t, message, `unknown role "analytics"`)
 
 	m.mustWrite("roles/analytics", scopedKey(console, "scoped"), map[string]any{"ttl": 60, "reuse_period": 60, "organization_id": consoletest.DefaultOrganizationID})
 	m.must(logical.PatchOperation, "roles/analytics", map[string]any{"ttl": nil, "organization_id": nil})
-	assert.Equal(t, map[string]any{"credentials_version": "v3", "api_key_id": "scoped", "reuse_period": int64(60)}, m.mustRead("roles/analytics").Data)
+	assert.Equal(t, map[string]any{"credential_source": "role", "credentials_version": "v3", "api_key_id": "scoped", "reuse_period": int64(60)}, m.mustRead("roles/analytics").Data)
 
-	status, message = m.refused(logical.PatchOperation, "roles/analytics", map[string]any{"api_key": nil})
+	status, message = m.refused(logical.PatchOperation, "roles/analytics", map[string]any{"api_key_id": nil})
 	assert.Equal(t, 400, status)
-	assert.Contains(t, message, "api_key is missing")
-
-	m.mustWrite("roles/analytics", map[string]any{"organization_id": consoletest.DefaultOrganizationID})
-	_, message = m.refused(logical.PatchOperation, "roles/analytics", map[string]any{"api_key": nil, "api_key_id": nil})
-	assert.Contains(t, message, "organization_id on a role needs a credential", "the role would silently serve another organization")
-	m.must(logical.PatchOperation, "roles/analytics", map[string]any{"api_key": nil, "api_key_id": nil, "organization_id": nil})
-	assert.Equal(t, map[string]any{"reuse_period": int64(60)}, m.mustRead("roles/analytics").Data)
-	assert.Equal(t, consoletest.DefaultAPIKeyID, keyOf(t, console, m.mustRead("token/analytics")), "config's credential")
+	assert.Contains(t, message, "api_key_id is missing")
 }
 
-func TestRolesThatShareACredentialShareItsJWT(t *testing.T) {
+const warnsOfConfigsKey = "the role has no credential of its own: its tokens are those of config's key"
+
+func TestARoleLosesItsCredentialOnlyByAPatchThatNullsItsSecrets(t *testing.T) {
+	t.Parallel()
+	for name, fields := range map[string]map[string]any{
+		"the secret alone":         {"api_key": nil},
+		"the pair":                 {"api_key": nil, "api_key_id": nil},
+		"the pair and its version": {"api_key": nil, "api_key_id": nil, "credentials_version": nil},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			m, console := newConfiguredMount(t)
+			own := map[string]any{"reuse_period": 60, "organization_id": consoletest.DefaultOrganizationID}
+			m.mustWrite("roles/analytics", scopedKey(console, "scoped"), own)
+			assert.Equal(t, "scoped", keyIDOf(t, console, m.mustRead("token/analytics")))
+			resp := m.must(logical.PatchOperation, "roles/analytics", fields)
+			assert.Equal(t, []string{warnsOfConfigsKey}, resp.Warnings)
+			assert.Equal(t, map[string]any{"credential_source": "config", "reuse_period": int64(60)}, m.mustRead("roles/analytics").Data)
+			assert.Equal(t, consoletest.DefaultAPIKeyID, keyIDOf(t, console, m.mustRead("token/analytics")))
+		})
+	}
+}
+
+func TestEachWriteThatLeavesARoleWithoutACredentialSaysSo(t *testing.T) {
+	t.Parallel()
+	m, console := newConfiguredMount(t)
+	for _, fields := range []map[string]any{{"ttl": 60}, {"ttl": 30}, {}} {
+		resp := m.mustWrite("roles/bare", fields)
+		require.NotNil(t, resp)
+		assert.Equal(t, []string{warnsOfConfigsKey}, resp.Warnings)
+	}
+	assert.Nil(t, m.mustWrite("roles/bare", scopedKey(console, "scoped")), "nothing to warn of any more")
+}
+
+func TestRolesWithoutACredentialShareTheJWTOfConfig(t *testing.T) {
 	t.Parallel()
 	m, console := newConfiguredMount(t)
 	for _, name := range []string{"a", "b"} {
 		m.mustWrite("roles/own-"+name, scopedKey(console, "scoped"), map[string]any{"verify_connection": false})
 		m.mustWrite("roles/bare-"+name, map[string]any{"ttl": 60})
 	}
-	own := m.mustRead("token/own-a").Data["access_token"]
-	assert.Equal(t, own, m.mustRead("token/own-b").Data["access_token"])
 	bare := m.mustRead("token/bare-a").Data["access_token"]
 	assert.Equal(t, bare, m.mustRead("token/bare-b").Data["access_token"])
 	assert.Equal(t, bare, m.mustRead("token").Data["access_token"])
-	assert.NotEqual(t, own, bare)
-	assert.Equal(t, 2, console.Exchanges())
+	own := m.mustRead("token/own-a").Data["access_token"]
+	assert.NotEqual(t, bare, own)
+	assert.NotEqual(t, own, m.mustRead("token/own-b").Data["access_token"], "each write of a key is a credential of its own")
+	assert.Equal(t, 3, console.Exchanges())
 }
 
 func TestAWriteToARoleLeavesOthersAlone(t *testing.T) {
@@ -172,6 +203,7 @@ func TestRotationOfARoleWhileAnExchangeOfItsOldKeyIsUnderWay(t *testing.T) {
 		"replicated new key": func(m *mount, c *consoletest.Server) {
 			entry, err := loadRole(m.t.Context(), m.storage, "analytics")
 			require.NoError(m.t, err)
+			entry.Credential.ID = "replicated"
 			entry.Credential.APIKeyID, entry.Credential.APIKey = "new", scopedKey(c, "new")["api_key"].(string)
 			require.NoError(m.t, store(m.t.Context(), m.storage, "roles/analytics", entry))
 			m.backend.InvalidateKey(m.t.Context(), "roles/analytics")
@@ -182,38 +214,38 @@ func TestRotationOfARoleWhileAnExchangeOfItsOldKeyIsUnderWay(t *testing.T) {
 			m, console := newConfiguredMount(t)
 			m.mustWrite("roles/analytics", scopedKey(console, "old"), map[string]any{"verify_connection": false})
 			hold := console.Hold()
-			old := make(chan string, 1)
-			go func() { old <- keyOf(t, console, m.mustRead("token/analytics")) }()
+			old := readLater(m, console, "token/analytics")
 			<-hold.Started()
 			change(m, console)
-			assert.Equal(t, "new", keyOf(t, console, m.mustRead("token/analytics")))
+			assert.Equal(t, "new", keyIDOf(t, console, m.mustRead("token/analytics")))
 			hold.Release()
 			assert.Equal(t, "old", <-old)
-			assert.Equal(t, "new", keyOf(t, console, m.mustRead("token/analytics")))
+			assert.Equal(t, "new", keyIDOf(t, console, m.mustRead("token/analytics")))
 			exchanges := console.ExchangesOf("old")
 			m.mustWrite("roles/analytics", scopedKey(console, "old"), map[string]any{"verify_connection": false})
 			m.mustRead("token/analytics")
-			assert.Equal(t, exchanges+1, console.ExchangesOf("old"), "the JWT of the older exchange was kept")
+			assert.Equal(t, exchanges+1, console.ExchangesOf("old"), "the JWT of the older exchange was cached")
 		})
 	}
 }
 
-func TestAWriteToARoleEndsTheWait(t *testing.T) {
+func TestAWriteEndsTheWaitOfItsOwnCredential(t *testing.T) {
 	t.Parallel()
 	m, console := newConfiguredMount(t)
 	m.mustWrite("roles/own", scopedKey(console, "scoped"), map[string]any{"verify_connection": false})
-	m.mustWrite("roles/bare", map[string]any{"ttl": 60})
 	console.RemoveKey("scoped")
 	console.RemoveKey(consoletest.DefaultAPIKeyID)
-	for role, hint := range map[string]string{"own": "vault write snowplow/roles/own ", "bare": "vault write snowplow/config "} {
-		_, message := m.refused(logical.ReadOperation, "token/"+role)
-		assert.Contains(t, message, hint, "where the key is written")
-		before := console.Exchanges()
-		m.refused(logical.ReadOperation, "token/"+role)
-		assert.Equal(t, before, console.Exchanges())
-		m.mustWrite("roles/"+role, map[string]any{"ttl": 30, "verify_connection": false})
-		m.refused(logical.ReadOperation, "token/"+role)
-		assert.Equal(t, before+1, console.Exchanges())
+	for path, writes := range map[string][]string{"token/own": {"roles/own", "config"}, "token": {"config"}} {
+		for _, write := range writes {
+			_, message := m.refused(logical.ReadOperation, path)
+			assert.Contains(t, message, "vault write snowplow/"+writes[0]+" ", "where the key is written")
+			before := console.Exchanges()
+			m.refused(logical.ReadOperation, path)
+			assert.Equal(t, before, console.Exchanges())
+			m.mustWrite(write, map[string]any{"ttl": 30})
+			m.refused(logical.ReadOperation, path)
+			assert.Equal(t, before+1, console.Exchanges(), "%s after a write to %s", path, write)
+		}
 	}
 }
 
@@ -266,8 +298,25 @@ func TestRolesThatNobodyReadsLeaveNothingInMemory(t *testing.T) {
 	t.Parallel()
 	m, console := newConfiguredMount(t)
 	m.mustWrite("roles/analytics", scopedKey(console, "scoped"))
-	m.must(logical.DeleteOperation, "token/analytics")
-	assert.Empty(t, m.backend.current.Load().issuer.slots)
+	assert.Empty(t, m.backend.cache.slots)
+}
+
+func TestANameThatNoRoleCanHaveIsRefusedWithWhatItMayHold(t *testing.T) {
+	t.Parallel()
+	m, _ := newConfiguredMount(t)
+	for _, name := range []string{"a b", "-a", "a.", "a/b", "ä", "a\n"} {
+		for _, path := range []string{"token/", "status/", "roles/"} {
+			for _, operation := range []logical.Operation{logical.ReadOperation, logical.UpdateOperation, logical.DeleteOperation} {
+				status, message := m.refused(operation, path+name)
+				assert.Equal(t, 400, status)
+				assert.Contains(t, message, "cannot be the name of a role: it must consist of letters, digits", "%s %s%q", operation, path, name)
+			}
+		}
+	}
+	for _, path := range []string{"token/", "nothing/here"} {
+		_, err := m.request(t.Context(), logical.ReadOperation, path, map[string]any{"ttl": 60})
+		require.ErrorIs(t, err, logical.ErrUnsupportedPath, path)
+	}
 }
 
 func TestUnknownRolesLeaveNothingInMemory(t *testing.T) {

@@ -13,7 +13,7 @@ func (b *backend) pathStatus() *framework.Path {
 		Pattern:         "status",
 		DisplayAttrs:    &framework.DisplayAttributes{OperationPrefix: operationPrefix},
 		Operations:      b.statusOperations("status"),
-		HelpSynopsis:    "What the engine knows of token, without asking Snowplow.",
+		HelpSynopsis:    "What the engine knows about token, without asking Snowplow.",
 		HelpDescription: strings.TrimSpace(statusHelp),
 	}
 }
@@ -24,7 +24,7 @@ func (b *backend) pathRoleStatus() *framework.Path {
 		Fields:          roleNameField("role"),
 		DisplayAttrs:    &framework.DisplayAttributes{OperationPrefix: operationPrefix},
 		Operations:      b.statusOperations("role-status"),
-		HelpSynopsis:    "What the engine knows of a role's tokens, without asking Snowplow.",
+		HelpSynopsis:    "What the engine knows about a role's tokens, without asking Snowplow.",
 		HelpDescription: strings.TrimSpace(roleStatusHelp),
 	}
 }
@@ -34,61 +34,103 @@ func (b *backend) statusOperations(suffix string) map[logical.Operation]framewor
 		logical.ReadOperation: &framework.PathOperation{
 			Callback:                  b.readStatus,
 			Summary:                   "Read what the engine knows, without a network call.",
-			Responses:                 okResponse("The credential in use, the kept JWT's times, and counters.", statusFields),
+			Responses:                 okResponse("The credential in use, the cached JWT's times, and counters.", statusFields()),
 			ForwardPerformanceStandby: true, // the active node has the JWTs and the counters
 			DisplayAttrs:              &framework.DisplayAttributes{OperationVerb: "read", OperationSuffix: suffix},
 		},
 	}
 }
 
-var statusFields = map[string]*framework.FieldSchema{
-	"version":                   {Type: framework.TypeString, Required: true, Description: "Version of the plugin."},
-	"credentials_version":       {Type: framework.TypeString, Required: true, Description: "The exchange in use."},
-	"organization_id":           {Type: framework.TypeString, Required: true, Description: "The organization of the credential."},
-	"api_key_id":                {Type: framework.TypeString, Required: true, Description: "ID of the API key; empty for v2 and v1."},
-	"console_url":               {Type: framework.TypeString, Required: true, Description: "The Console in use."},
-	"token_issued_at":           {Type: framework.TypeString, Required: true, Description: "When the JWT that is kept for reuse was issued; null if none is."},
-	"token_expires_at":          {Type: framework.TypeString, Required: true, Description: "When the JWT that is kept for reuse ends; null if none is."},
-	"reads":                     {Type: framework.TypeInt64, Required: true, Description: "Reads of a token here since the plugin started."},
-	"exchanges":                 {Type: framework.TypeInt64, Required: true, Description: "Exchanges made for these reads."},
-	"exchange_failures":         {Type: framework.TypeInt64, Required: true, Description: "Exchanges of these that failed."},
-	"reused":                    {Type: framework.TypeInt64, Required: true, Description: "Reads that were given a JWT from another read's exchange."},
-	"stale":                     {Type: framework.TypeInt64, Required: true, Description: "Reads that were given the kept JWT because no newer one could be had."},
-	"last_exchange_at":          {Type: framework.TypeString, Required: true, Description: "When the last exchange began; null if there was none."},
-	"last_exchange_duration_ms": {Type: framework.TypeInt64, Required: true, Description: "How long the last exchange took, in milliseconds."},
-	"last_error":                {Type: framework.TypeString, Required: true, Description: "Why the last failed exchange failed; empty if none did."},
-	"last_error_at":             {Type: framework.TypeString, Required: true, Description: "When the last failed exchange failed; null if none did."},
+func statusFields() map[string]*framework.FieldSchema {
+	return map[string]*framework.FieldSchema{
+		"version":                   {Type: framework.TypeString, Required: true, Description: "Version of the plugin."},
+		"credentials_version":       {Type: framework.TypeString, Required: true, Description: "The exchange in use."},
+		"organization_id":           {Type: framework.TypeString, Required: true, Description: "The organization of the credential."},
+		"api_key_id":                {Type: framework.TypeString, Required: true, Description: "ID of the API key; empty for v2 and v1."},
+		"console_url":               {Type: framework.TypeString, Required: true, Description: "The Console in use."},
+		"token_issued_at":           {Type: framework.TypeString, Required: true, Description: "When the cached JWT was issued; null if there is none."},
+		"token_expires_at":          {Type: framework.TypeString, Required: true, Description: "When the cached JWT expires; null if there is none."},
+		"reads":                     {Type: framework.TypeInt64, Required: true, Description: "Reads of a token here since the plugin started."},
+		"exchanges":                 {Type: framework.TypeInt64, Required: true, Description: "Exchanges made for these reads."},
+		"exchange_failures":         {Type: framework.TypeInt64, Required: true, Description: "Failed ones among these."},
+		"reused":                    {Type: framework.TypeInt64, Required: true, Description: "Reads served with a JWT from another read's exchange."},
+		"stale":                     {Type: framework.TypeInt64, Required: true, Description: "Reads served with the cached JWT because no newer one could be had."},
+		"last_exchange_at":          {Type: framework.TypeString, Required: true, Description: "When the last exchange began; null if there was none."},
+		"last_exchange_duration_ms": {Type: framework.TypeInt64, Required: true, Description: "How long the last exchange took, in milliseconds."},
+		"last_error":                {Type: framework.TypeString, Required: true, Description: "Why the last failed exchange failed; empty if none did."},
+		"last_error_at":             {Type: framework.TypeString, Required: true, Description: "When the last failed exchange failed; null if none did."},
+		"credential_source":         credentialSourceField(),
+		"state":                     {Type: framework.TypeString, Required: true, AllowedValues: []any{stateIdle, stateOK, stateStale, stateFailing, stateRefused}, Description: "Whether reads work: idle, ok, stale, failing or refused."},
+		"last_success_at":           {Type: framework.TypeString, Required: true, Description: "When the last successful exchange ended; null if there was none."},
+		"next_attempt_at":           {Type: framework.TypeString, Required: true, Description: "When the next exchange may begin; null unless the engine waits after a failure."},
+	}
 }
 
 func (b *backend) readStatus(ctx context.Context, req *logical.Request, data *framework.FieldData) (*logical.Response, error) {
-	current := b.current.Load()
-	source, err := current.source(ctx, req, roleOf(data))
+	name := roleOf(data)
+	role, err := b.current.Load().role(ctx, req, name)
 	if err != nil {
 		return nil, err
 	}
-	status := source.stats.readable()
+	if role.credential.Empty() {
+		return nil, role.refusal
+	}
+	cached, err := b.cache.state(ctx, role.key, role.reuse)
+	if err != nil {
+		return nil, err
+	}
+	status := role.stats.readable()
 	status["version"] = Version
-	status["credentials_version"] = source.credential.Version
-	status["organization_id"] = source.credential.OrganizationID
-	status["api_key_id"] = source.credential.APIKeyID
-	status["console_url"] = source.connection.ConsoleURL
+	status["credentials_version"] = role.credential.Version
+	status["credential_source"] = role.source()
+	status["organization_id"] = role.credential.OrganizationID
+	status["api_key_id"] = role.credential.APIKeyID
+	status["console_url"] = role.connection.ConsoleURL
+	status["state"] = role.state(cached)
+	status["next_attempt_at"] = timestamp(cached.notBefore)
 	status["token_issued_at"], status["token_expires_at"] = nil, nil
-	if kept := current.issuer.kept(source.credential); kept != nil {
-		status["token_issued_at"] = timestamp(kept.IssuedAt)
-		status["token_expires_at"] = timestamp(kept.ExpiresAt)
+	if token := cached.token; token != nil {
+		status["token_issued_at"] = timestamp(token.IssuedAt)
+		status["token_expires_at"] = timestamp(token.ExpiresAt)
 	}
 	return &logical.Response{Data: status}, nil
 }
 
+// What state says, from good to bad.
+const (
+	stateIdle    = "idle"    // nothing read yet
+	stateOK      = "ok"      //
+	stateStale   = "stale"   // Console fails, readers get the cached JWT
+	stateFailing = "failing" // reads fail and may recover by themselves
+	stateRefused = "refused" // someone has to act
+)
+
+// state sums up whether reads work.
+func (r *resolvedRole) state(cached tokenState) string {
+	failure := cached.failure
+	switch {
+	case r.refusal != nil, failure != nil && !failure.Transient():
+		return stateRefused
+	case cached.stale:
+		return stateStale
+	case failure != nil && !cached.usable:
+		return stateFailing
+	case r.stats.reads.Load() == 0:
+		return stateIdle
+	default:
+		return stateOK
+	}
+}
+
 const statusHelp = `
-Which credential token is served from, how long the kept JWT lasts, and what readers met since the plugin started.
+Which credential token uses, how long the cached JWT is valid, whether reads work, and counters since the plugin started.
 It holds no secret and asks Snowplow nothing, so it can be polled.
 
     $ vault read snowplow/status
 `
 
 const roleStatusHelp = `
-As status, for the reads of token/<role>.
+Like status, for the reads of token/<role>.
 
     $ vault read snowplow/status/analytics
 `

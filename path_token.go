@@ -2,12 +2,15 @@ package snowplow
 
 import (
 	"context"
-	"errors"
+	"fmt"
+	"net/http"
 	"strings"
 	"time"
 
 	"github.com/hashicorp/vault/sdk/framework"
 	"github.com/hashicorp/vault/sdk/logical"
+
+	"github.com/snowplow-vault/vault-plugin-secrets-snowplow/internal/console"
 )
 
 const secretTypeToken = "snowplow_token"
@@ -38,7 +41,7 @@ func (b *backend) tokenOperations(suffix string) map[logical.Operation]framework
 		return &framework.PathOperation{
 			Callback:                  b.readToken,
 			Summary:                   "Get a leased JWT.",
-			Responses:                 okResponse("A JWT and what it is good for; its lease ends when the JWT does.", tokenFields),
+			Responses:                 okResponse("A JWT and what it is good for; its lease ends when the JWT expires.", tokenFields),
 			ForwardPerformanceStandby: true, // a standby cannot register the lease
 			DisplayAttrs:              &framework.DisplayAttributes{OperationVerb: verb, OperationSuffix: suffix},
 		}
@@ -49,7 +52,7 @@ func (b *backend) tokenOperations(suffix string) map[logical.Operation]framework
 		logical.UpdateOperation: read("generate-with-parameters"),
 		logical.DeleteOperation: &framework.PathOperation{
 			Callback:                  b.forgetToken,
-			Summary:                   "Forget the JWT that is kept for further readers; the next read makes a new exchange.",
+			Summary:                   "Forget the cached JWT; the next read makes a new exchange.",
 			Responses:                 noContent("The JWT is forgotten."),
 			ForwardPerformanceStandby: true,
 			DisplayAttrs:              &framework.DisplayAttributes{OperationVerb: "forget", OperationSuffix: suffix},
@@ -65,7 +68,7 @@ var tokenFields = map[string]*framework.FieldSchema{
 		DisplayAttrs: &framework.DisplayAttributes{Name: "Access token", Sensitive: true},
 	},
 	"token_type":      {Type: framework.TypeString, Required: true, Description: "Bearer."},
-	"expires_at":      {Type: framework.TypeString, Required: true, Description: "When the JWT ends, as RFC 3339 in UTC."},
+	"expires_at":      {Type: framework.TypeString, Required: true, Description: "When the JWT expires, as RFC 3339 in UTC."},
 	"organization_id": {Type: framework.TypeString, Required: true, Description: "The organization that the JWT is for."},
 	"console_url":     {Type: framework.TypeString, Required: true, Description: "The Console that takes the JWT."},
 }
@@ -79,98 +82,82 @@ func (b *backend) secretToken() *framework.Secret {
 	}
 }
 
-// revokeToken succeeds always and does nothing: Snowplow has no way to revoke a JWT, and a revocation that fails
-// would block the mount from being disabled. The kept JWT stays: it is other readers' as well.
+// revokeToken does nothing and always succeeds: Snowplow has no way to revoke a JWT, and a revocation that fails would
+// block the mount from being disabled. The cached JWT stays, since other readers hold it too.
 func revokeToken(context.Context, *logical.Request, *framework.FieldData) (*logical.Response, error) {
 	return nil, nil
 }
 
 func (b *backend) readToken(ctx context.Context, req *logical.Request, data *framework.FieldData) (*logical.Response, error) {
-	current := b.current.Load()
-	role := roleOf(data)
-	source, err := current.source(ctx, req, role)
+	role, err := b.current.Load().role(ctx, req, roleOf(data))
 	if err != nil {
 		return nil, err
 	}
-	source.stats.reads.Add(1)
-	if source.refusal != nil {
-		return nil, source.refusal
+	role.stats.reads.Add(1)
+	if role.refusal != nil {
+		return nil, role.refusal
 	}
-	issued, err := current.issuer.issue(ctx, source.credential, source.reuse, b.exchangeFor(source, req.Path))
+	served, err := b.cache.get(ctx, role.key, role.reuse, b.exchangeFor(role, req.Path))
 	if err != nil {
-		return nil, withRemedy(err, req.MountPoint+source.path, source.credential)
+		return nil, withRemedy(err, req.MountPoint+role.key.Path, role.credential, role.connection.Endpoints, b.cache.nextAttempt(role.key))
 	}
-	return b.lease(source, issued)
+	return b.lease(role, served)
 }
 
-// lease is the answer that gives an issued JWT to a reader.
-func (b *backend) lease(source *source, issued issued) (*logical.Response, error) {
+// lease gives a JWT to a reader.
+func (b *backend) lease(role *resolvedRole, served served) (*logical.Response, error) {
 	// Rounded down, and never 0: to Vault that means the mount's default, which is longer than any JWT lives.
-	ttl := issued.remaining(time.Now()).Truncate(time.Second)
-	if ttl < minValidity {
-		return nil, &failure{kind: failureUpstream, message: "the JWT ended before it could be handed out: Snowplow Console issued it for too short a time"}
+	ttl := served.Remaining(time.Now()).Truncate(time.Second)
+	if ttl < console.MinValidity {
+		return nil, logical.CodedError(http.StatusBadGateway, "the JWT expired before it could be served: Snowplow Console issued it for too short a time")
 	}
-	if source.ttl > 0 {
-		ttl = min(ttl, source.ttl)
+	if role.ttl > 0 {
+		ttl = min(ttl, role.ttl)
 	}
-	source.stats.answered(issued)
+	role.stats.answered(served.exchanged, served.stale != "")
 	resp := b.Secret(secretTypeToken).Response(map[string]any{
-		"access_token":    issued.JWT,
+		"access_token":    served.Bearer,
 		"token_type":      "Bearer",
-		"expires_at":      timestamp(issued.ExpiresAt),
-		"organization_id": source.credential.OrganizationID,
-		"console_url":     source.connection.ConsoleURL,
+		"expires_at":      timestamp(served.ExpiresAt),
+		"organization_id": role.credential.OrganizationID,
+		"console_url":     role.connection.ConsoleURL,
 	}, nil)
 	resp.Secret.TTL = ttl
-	if issued.stale != nil {
-		resp.AddWarning("no new JWT could be had, this is the one kept from " +
-			issued.ObtainedAt.UTC().Format(time.RFC3339) + ": " + issued.stale.Error())
+	if served.stale != "" {
+		resp.AddWarning("could not get a new JWT; serving the one obtained at " +
+			served.ObtainedAt.UTC().Format(time.RFC3339) + ": " + served.stale)
 	}
 	return resp, nil
 }
 
-// exchangeFor is one exchange with a source's credential, on behalf of a reader of path, logged and counted.
-func (b *backend) exchangeFor(source *source, path string) exchangeFunc {
-	return func(ctx context.Context) (token, error) {
-		started := time.Now()
-		t, err := source.connection.client.exchange(ctx, source.credential, source.connection.endpoints, source.connection.RequestTimeout)
-		duration := time.Since(started)
-		var failed *failure
-		_ = errors.As(err, &failed) // any other error is a reader that gave up, or a mount that ended
-		source.stats.exchange.exchanged(started, duration, failed)
-		switch {
-		case failed != nil:
-			b.Logger().Warn("exchanging a credential for a JWT failed", "path", path, "duration", duration.String(), "error", err)
-		case err == nil:
-			b.Logger().Debug("exchanged a credential for a JWT", "path", path, "duration", duration.String(), "valid_until", t.ExpiresAt)
-		}
-		return t, err
-	}
-}
-
 func (b *backend) forgetToken(ctx context.Context, req *logical.Request, data *framework.FieldData) (*logical.Response, error) {
-	current := b.current.Load()
-	source, err := current.source(ctx, req, roleOf(data))
+	name := roleOf(data)
+	role, err := b.current.Load().role(ctx, req, name)
 	if err != nil {
 		return nil, err
 	}
-	current.issuer.forget(source.credential)
+	if name != "" && !role.ownCredential() {
+		return nil, invalidf("role %q has no credential of its own: its tokens are those of config's key, which 'vault delete %stoken' forgets", name, req.MountPoint)
+	}
+	if err := b.cache.forget(ctx, role.key); err != nil {
+		return nil, fmt.Errorf("the JWT is gone from memory, but its stored copy could not be deleted and a restart may bring it back: %w; repeat the delete when storage works", err)
+	}
 	return nil, nil
 }
 
 const tokenHelp = `
-The JWT is good for the header 'Authorization: Bearer <JWT>' of requests to Snowplow Console's API. It comes with a
-lease that ends when the JWT does, or after ttl if that is shorter. The lease cannot be renewed; read again instead.
+The JWT is for the header 'Authorization: Bearer <JWT>' of requests to Snowplow Console's API. It comes with a lease
+that ends when the JWT expires, or after ttl if that is shorter. The lease cannot be renewed; read again instead.
 
     $ vault read snowplow/token
     $ vault read -field=access_token snowplow/token
 
-Readers share a JWT for the reuse_period of config. Deleting forgets it, so that the next read brings a new one.
-Revoking a lease ends the lease alone: Snowplow has no way to revoke a JWT, which stays valid until it ends.
+Readers share a JWT for the reuse_period of config. Deleting forgets it, so that the next read gets a new one.
+Revoking a lease ends only the lease: Snowplow has no way to revoke a JWT, which stays valid until it expires.
 `
 
 const roleTokenHelp = `
-As token, with the credential of the role, or that of config where the role has none of its own.
+Like token, with the credential of the role, or that of config if the role has none of its own.
 
     $ vault read snowplow/token/analytics
 

@@ -2,12 +2,15 @@ package snowplow
 
 import (
 	"context"
+	"encoding/base64"
+	"encoding/json"
 	"net/http"
 	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/hashicorp/vault/sdk/logical"
@@ -19,29 +22,43 @@ import (
 
 func TestTokenIsALease(t *testing.T) {
 	t.Parallel()
-	m, console := newConfiguredMount(t)
-	for _, operation := range []logical.Operation{logical.ReadOperation, logical.UpdateOperation} {
-		resp := m.must(operation, "token")
-		require.NotNil(t, resp.Secret)
-		assert.False(t, resp.Secret.Renewable)
-		assert.InDelta(t, 24*time.Hour, resp.Secret.TTL, float64(3*time.Second))
-		assert.Zero(t, resp.Secret.TTL%time.Second)
+	synctest.Test(t, func(t *testing.T) {
+		server := consoletest.New()
+		m := newMountInBubble(t, server)
+		m.mustWrite("config", defaultKey)
+		for _, operation := range []logical.Operation{logical.ReadOperation, logical.UpdateOperation} {
+			resp := m.must(operation, "token")
+			require.NotNil(t, resp.Secret)
+			assert.False(t, resp.Secret.Renewable)
+			assert.Equal(t, 24*time.Hour, resp.Secret.TTL)
 
-		jwt := resp.Data["access_token"].(string)
-		keyID, ok := console.Issued(jwt)
-		assert.True(t, ok)
-		assert.Equal(t, consoletest.DefaultAPIKeyID, keyID)
-		_, expiresAt := jwtTimes(jwt)
-		assert.Equal(t, map[string]any{
-			"access_token":    jwt,
-			"token_type":      "Bearer",
-			"expires_at":      expiresAt.Format(time.RFC3339),
-			"organization_id": consoletest.DefaultOrganizationID,
-			"console_url":     console.URL,
-		}, resp.Data)
-		assert.Empty(t, resp.Warnings)
-	}
-	assert.Equal(t, 1, console.Exchanges())
+			jwt := resp.Data["access_token"].(string)
+			keyID, ok := server.Issued(jwt)
+			assert.True(t, ok)
+			assert.Equal(t, consoletest.DefaultAPIKeyID, keyID)
+			assert.Equal(t, map[string]any{
+				"access_token":    jwt,
+				"token_type":      "Bearer",
+				"expires_at":      timestamp(claimOf(t, resp, "exp")),
+				"organization_id": consoletest.DefaultOrganizationID,
+				"console_url":     "https://console.snowplowanalytics.com",
+			}, resp.Data)
+			assert.Empty(t, resp.Warnings)
+		}
+		time.Sleep(1500 * time.Millisecond)
+		assert.Equal(t, 24*time.Hour-2*time.Second, m.mustRead("token").Secret.TTL, "in whole seconds, rounded down")
+		assert.Equal(t, 1, server.Exchanges())
+	})
+}
+
+// claimOf reads a time out of the JWT that a response holds.
+func claimOf(t *testing.T, resp *logical.Response, name string) time.Time {
+	t.Helper()
+	payload, err := base64.RawURLEncoding.DecodeString(strings.Split(resp.Data["access_token"].(string), ".")[1])
+	require.NoError(t, err)
+	var claims map[string]any
+	require.NoError(t, json.Unmarshal(payload, &claims))
+	return time.Unix(int64(claims[name].(float64)), 0)
 }
 
 func TestUpdateOfTokenTakesAnyParameters(t *testing.T) {
@@ -69,41 +86,53 @@ func TestLeaseNeverOutlivesTheJWT(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			m, console := newConfiguredMount(t, map[string]any{"ttl": test.ttl})
-			console.SetValidity(test.validity)
-			console.SetClaims(test.claims)
-			resp := m.mustRead("token")
-			assert.LessOrEqual(t, resp.Secret.TTL, test.lease)
-			assert.InDelta(t, test.lease, resp.Secret.TTL, float64(3*time.Second))
-			assert.Zero(t, resp.Secret.TTL%time.Second)
+			synctest.Test(t, func(t *testing.T) {
+				server := consoletest.New()
+				server.SetValidity(test.validity)
+				server.SetClaims(test.claims)
+				m := newMountInBubble(t, server)
+				m.mustWrite("config", defaultKey, map[string]any{"ttl": test.ttl})
+				assert.Equal(t, test.lease, m.mustRead("token").Secret.TTL)
+			})
 		})
 	}
 }
 
 func TestAJWTTooShortForALeaseIsAnError(t *testing.T) {
 	t.Parallel()
-	m, console := newConfiguredMount(t)
-	console.SetValidity(900 * time.Millisecond)
-	status, message := m.refused(logical.ReadOperation, "token")
-	assert.Equal(t, 502, status, "a TTL of 0 would be the mount's default of 32 days")
-	assert.Contains(t, message, "expired on arrival")
+	synctest.Test(t, func(t *testing.T) {
+		server := consoletest.New()
+		server.SetClaims(func(claims map[string]any) { claims["exp"] = float64(time.Now().UnixMilli()+900) / 1000 })
+		m := newMountInBubble(t, server)
+		m.mustWrite("config", defaultKey, map[string]any{"verify_connection": false})
+		resp, err := m.request(t.Context(), logical.ReadOperation, "token")
+		status, message := refusal(t, resp, err)
+		assert.Equal(t, 502, status, "a TTL of 0 would be the mount's default of 32 days")
+		assert.Contains(t, message, "already expired on arrival")
+	})
 }
 
 func TestWarmReadTouchesNeitherStorageNorNetwork(t *testing.T) {
 	t.Parallel()
-	m, console := newConfiguredMount(t)
-	m.mustWrite("roles/analytics", map[string]any{"ttl": 60})
-	m.mustRead("token")
-	m.mustRead("token/analytics")
-	storage, exchanges, logged := m.storage.count(), console.Exchanges(), m.logs.String()
-	m.storage.fail("get")
-	for range 10 {
+	synctest.Test(t, func(t *testing.T) {
+		server := consoletest.New()
+		m := newMountInBubble(t, server)
+		m.mustWrite("config", defaultKey, map[string]any{"verify_connection": false})
+		m.mustWrite("roles/analytics", map[string]any{"ttl": 60})
 		m.mustRead("token")
 		m.mustRead("token/analytics")
-	}
-	assert.Equal(t, storage, m.storage.count())
-	assert.Equal(t, exchanges, console.Exchanges())
-	assert.Equal(t, logged, m.logs.String(), "a warm read is not worth a log line")
+		synctest.Wait() // until the JWT is stored
+		storage, logged := m.storage.count(), m.logs.String()
+		m.storage.fail("get", "put", "delete", "list")
+		for range 10 {
+			m.mustRead("token")
+			m.mustRead("token/analytics")
+		}
+		synctest.Wait()
+		assert.Equal(t, storage, m.storage.count())
+		assert.Equal(t, 1, server.Exchanges())
+		assert.Equal(t, logged, m.logs.String(), "a warm read is not worth a log line")
+	})
 }
 
 func TestAThousandReadersOfAColdMountMakeOneExchange(t *testing.T) {
@@ -140,18 +169,27 @@ func giveUpReading(m *mount, console *consoletest.Server) *consoletest.Hold {
 	return hold
 }
 
-func TestACancelledReadFailsAlone(t *testing.T) {
+// readLater reads a token in the background. The ID of its key comes from the channel, or nothing if the read fails.
+func readLater(m *mount, console *consoletest.Server, path string) <-chan string {
+	read := make(chan string, 1)
+	go func() {
+		defer close(read)
+		read <- keyIDOf(m.t, console, m.mustRead(path))
+	}()
+	return read
+}
+
+func TestTokenReaderThatGivesUpFailsAlone(t *testing.T) {
 	t.Parallel()
 	m, console := newConfiguredMount(t)
 	hold := giveUpReading(m, console)
-	served := make(chan *logical.Response, 1)
-	go func() { served <- m.mustRead("token") }()
+	served := readLater(m, console, "token")
 	hold.Release()
-	assert.NotEmpty(t, (<-served).Data["access_token"])
+	assert.Equal(t, consoletest.DefaultAPIKeyID, <-served)
 	assert.Equal(t, 1, console.Exchanges())
 }
 
-func TestAReaderThatGivesUpIsNoFailureInStatus(t *testing.T) {
+func TestStatusDoesNotCountAReaderThatGivesUpAsAFailure(t *testing.T) {
 	t.Parallel()
 	m, console := newConfiguredMount(t, map[string]any{"reuse_period": 0})
 	hold := giveUpReading(m, console)
@@ -162,7 +200,7 @@ func TestAReaderThatGivesUpIsNoFailureInStatus(t *testing.T) {
 	assert.NotContains(t, m.logs.String(), "failed")
 }
 
-func TestDeleteForgetsTheKeptJWT(t *testing.T) {
+func TestDeleteForgetsTheCachedJWT(t *testing.T) {
 	t.Parallel()
 	m, console := newConfiguredMount(t)
 	first := m.mustRead("token").Data["access_token"]
@@ -208,17 +246,62 @@ func TestRenewalIsRefused(t *testing.T) {
 
 func TestAStaleJWTComesWithAWarning(t *testing.T) {
 	t.Parallel()
-	m, console := newConfiguredMount(t, map[string]any{"reuse_period": 1})
-	first := m.mustRead("token")
-	console.FailAlways(consoletest.Status(http.StatusInternalServerError, "", nil))
-	var stale *logical.Response
-	require.Eventually(t, func() bool {
-		stale = m.mustRead("token")
-		return len(stale.Warnings) > 0
-	}, 20*time.Second, 50*time.Millisecond)
-	assert.Equal(t, first.Data["access_token"], stale.Data["access_token"])
-	assert.Contains(t, stale.Warnings[0], "500")
-	assert.Positive(t, m.mustRead("status").Data["stale"])
+	synctest.Test(t, func(t *testing.T) {
+		server := consoletest.New()
+		m := newMountInBubble(t, server)
+		m.mustWrite("config", defaultKey)
+		first := m.mustRead("token")
+		server.FailAlways(consoletest.Status(http.StatusInternalServerError, "", nil))
+		time.Sleep(2 * time.Hour)
+		stale := m.mustRead("token")
+		assert.Equal(t, first.Data["access_token"], stale.Data["access_token"])
+		assert.Equal(t, 22*time.Hour, stale.Secret.TTL)
+		require.Len(t, stale.Warnings, 1)
+		assert.Contains(t, stale.Warnings[0], "could not get a new JWT; serving the one obtained at 2000-01-01T00:00:00Z: Snowplow Console at https://console.snowplowanalytics.com answered with status 500")
+		assert.EqualValues(t, 1, m.mustRead("status").Data["stale"])
+	})
+}
+
+func TestATokenThatIsNoJWTIsLeasedForADay(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		server := consoletest.New()
+		m := newMountInBubble(t, server)
+		m.mustWrite("config", defaultKey, map[string]any{"verify_connection": false})
+		server.FailAlways(consoletest.Status(http.StatusOK, `{"accessToken":"opaque~token"}`, nil))
+		resp := m.mustRead("token")
+		assert.Equal(t, "opaque~token", resp.Data["access_token"])
+		assert.Equal(t, "2000-01-02T00:00:00Z", resp.Data["expires_at"])
+		assert.Equal(t, 24*time.Hour, resp.Secret.TTL)
+	})
+}
+
+func TestOnlyARoleWithACredentialOfItsOwnCanForgetItsJWT(t *testing.T) {
+	t.Parallel()
+	m, console := newConfiguredMount(t)
+	m.mustWrite("roles/bare", map[string]any{"ttl": 60})
+	m.mustWrite("roles/own", scopedKey(console, "scoped"))
+	first := m.mustRead("token/bare").Data["access_token"]
+	status, message := m.refused(logical.DeleteOperation, "token/bare")
+	assert.Equal(t, 400, status)
+	assert.Contains(t, message, `role "bare" has no credential of its own: its tokens are those of config's key, which 'vault delete snowplow/token' forgets`)
+	assert.Equal(t, first, m.mustRead("token/bare").Data["access_token"])
+
+	own := m.mustRead("token/own").Data["access_token"]
+	m.must(logical.DeleteOperation, "token/own")
+	assert.NotEqual(t, own, m.mustRead("token/own").Data["access_token"])
+	status, _ = m.refused(logical.DeleteOperation, "token/unknown")
+	assert.Equal(t, 400, status)
+}
+
+func TestForgettingSaysThatTheStoredCopyRemains(t *testing.T) {
+	t.Parallel()
+	m, _ := newConfiguredMount(t)
+	m.mustRead("token")
+	m.storage.fail("delete")
+	status, message := m.refused(logical.DeleteOperation, "token")
+	assert.Equal(t, 500, status)
+	assert.Contains(t, message, "its stored copy could not be deleted")
 }
 
 func TestARefusedKeyIsTriedOnceAndAWriteEndsTheWait(t *testing.T) {
@@ -247,8 +330,7 @@ func TestRotationWhileAnExchangeOfTheOldKeyIsUnderWay(t *testing.T) {
 	m, console := newConfiguredMount(t)
 	console.AddKey(consoletest.Key{ID: "new-key", Secret: "new-secret"})
 	hold := console.Hold()
-	old := make(chan string, 1)
-	go func() { old <- m.mustRead("token").Data["access_token"].(string) }()
+	old := readLater(m, console, "token")
 	<-hold.Started()
 
 	m.mustWrite("config", map[string]any{"api_key_id": "new-key", "api_key": "new-secret"})
@@ -257,10 +339,9 @@ func TestRotationWhileAnExchangeOfTheOldKeyIsUnderWay(t *testing.T) {
 		assert.Equal(t, "new-key", keyID)
 	}
 	hold.Release()
-	keyID, _ := console.Issued(<-old)
-	assert.Equal(t, consoletest.DefaultAPIKeyID, keyID, "the one who waited gets what it waited for")
-	keyID, _ = console.Issued(m.mustRead("token").Data["access_token"].(string))
-	assert.Equal(t, "new-key", keyID, "the old exchange's JWT was kept")
+	assert.Equal(t, consoletest.DefaultAPIKeyID, <-old, "the one who waited gets what it waited for")
+	keyID, _ := console.Issued(m.mustRead("token").Data["access_token"].(string))
+	assert.Equal(t, "new-key", keyID, "the old exchange's JWT was cached")
 }
 
 func TestRotationUnderLoad(t *testing.T) {
@@ -283,7 +364,7 @@ func TestRotationUnderLoad(t *testing.T) {
 				default:
 				}
 				oldest := written.Load()
-				of, err := strconv.Atoi(keyOf(t, console, m.mustRead("token")))
+				of, err := strconv.Atoi(keyIDOf(t, console, m.mustRead("token")))
 				assert.NoError(t, err)
 				assert.GreaterOrEqual(t, int64(of), oldest, "a JWT of a key that was replaced before the read began")
 			}
@@ -292,7 +373,7 @@ func TestRotationUnderLoad(t *testing.T) {
 	for write := 1; write <= 40; write++ {
 		rotate(write)
 		written.Store(int64(write))
-		assert.Equal(t, strconv.Itoa(write), keyOf(t, console, m.mustRead("token")))
+		assert.Equal(t, strconv.Itoa(write), keyIDOf(t, console, m.mustRead("token")))
 	}
 	close(stop)
 	readers.Wait()

@@ -1,71 +1,107 @@
 package snowplow
 
 import (
+	"errors"
+	"maps"
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/snowplow-vault/vault-plugin-secrets-snowplow/internal/console"
 )
 
 // stats counts what happened on one path, token or token/<role>, since the plugin started.
 type stats struct {
 	reads    atomic.Int64 // of a JWT, whatever came of them
 	reused   atomic.Int64 // reads answered with a JWT that another read's exchange brought
-	stale    atomic.Int64 // reads answered with a kept JWT because no newer one could be had
+	stale    atomic.Int64 // reads answered with a cached JWT because no newer one could be had
 	exchange exchangeStats
 }
 
-// exchangeStats is what the exchanges made for one path's readers came to.
+// exchangeStats counts the exchanges made for one path's readers.
 type exchangeStats struct {
-	mu           sync.Mutex
-	count        int64
-	failures     int64
-	lastAt       time.Time
-	lastDuration time.Duration
-	lastError    string
-	lastErrorAt  time.Time
+	mu sync.Mutex
+	exchangeCounters
 }
 
-// exchanged notes one exchange that began at start; failed is nil if it did not fail.
-func (s *exchangeStats) exchanged(start time.Time, duration time.Duration, failed *failure) {
+// exchangeCounters are the counters of exchangeStats.
+type exchangeCounters struct {
+	count         int64
+	failures      map[console.Reason]int64
+	duration      time.Duration // of all
+	lastAt        time.Time
+	lastDuration  time.Duration
+	lastSuccessAt time.Time
+	lastError     *console.Error
+	lastErrorAt   time.Time
+}
+
+// exchanged notes one exchange that began at start. An error that is no *console.Error is of a reader that gave up, or
+// of a mount that ended.
+func (s *exchangeStats) exchanged(start time.Time, duration time.Duration, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.count++
+	s.duration += duration
 	s.lastAt, s.lastDuration = start, duration
-	if failed != nil {
-		s.failures++
-		s.lastError, s.lastErrorAt = failed.Error(), start.Add(duration)
+	var failed *console.Error
+	switch {
+	case errors.As(err, &failed):
+		if s.failures == nil {
+			s.failures = map[console.Reason]int64{}
+		}
+		s.failures[failed.Reason]++
+		s.lastError, s.lastErrorAt = failed, start.Add(duration)
+	case err == nil:
+		s.lastSuccessAt = start.Add(duration)
 	}
 }
 
 // answered notes one read that was given a JWT.
-func (s *stats) answered(i issued) {
+func (s *stats) answered(exchanged, stale bool) {
 	switch {
-	case i.stale != nil:
+	case stale:
 		s.stale.Add(1)
-	case !i.exchanged:
+	case !exchanged:
 		s.reused.Add(1)
 	}
 }
 
-// readable is the fields of status.
+// readable returns the fields of status that are counted.
 func (s *stats) readable() map[string]any {
-	e := &s.exchange
-	e.mu.Lock()
-	defer e.mu.Unlock()
+	e := s.exchange.snapshot()
+	var failures int64
+	for _, count := range e.failures {
+		failures += count
+	}
+	lastError := ""
+	if e.lastError != nil {
+		lastError = e.lastError.Error()
+	}
 	return map[string]any{
 		"reads":                     s.reads.Load(),
 		"reused":                    s.reused.Load(),
 		"stale":                     s.stale.Load(),
 		"exchanges":                 e.count,
-		"exchange_failures":         e.failures,
+		"exchange_failures":         failures,
 		"last_exchange_at":          timestamp(e.lastAt),
 		"last_exchange_duration_ms": e.lastDuration.Milliseconds(),
-		"last_error":                e.lastError,
+		"last_success_at":           timestamp(e.lastSuccessAt),
+		"last_error":                lastError,
 		"last_error_at":             timestamp(e.lastErrorAt),
 	}
 }
 
-// timestamp is how answers write a time: RFC 3339 in UTC, nil where there is none.
+// snapshot returns the counters as they are now.
+func (s *exchangeStats) snapshot() exchangeCounters {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	counters := s.exchangeCounters
+	counters.failures = maps.Clone(s.failures)
+	return counters
+}
+
+// timestamp writes a time as answers do: RFC 3339 in UTC, nil for none.
 func timestamp(t time.Time) any {
 	if t.IsZero() {
 		return nil

@@ -57,6 +57,7 @@ func (b *bench) measure(ctx context.Context) error {
 		{"memory, and revoking leases: 100,000 reads of each in 10 turns", b.volume},
 		{fmt.Sprintf("warm reads: %d rounds of %s for each, at 1, 16 and 64 readers", b.rounds, b.slice), b.warm},
 		{"1,000 readers at once, on a cold mount", b.burst},
+		{"a minute with a Console that takes 2 s for an exchange", b.slowConsole},
 		{"10 and 10,000 roles", b.roles},
 	} {
 		fmt.Fprintf(os.Stderr, "%4.0f s  %s\n", time.Since(begin).Seconds(), step.what)

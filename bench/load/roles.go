@@ -26,7 +26,7 @@ func (b *bench) roles(ctx context.Context) error {
 	if err := b.writeRoles(ctx, few, many); err != nil {
 		return err
 	}
-	if err := b.compareMemory("memory with 10,000 roles (baseline: none)", memoryGoal); err != nil {
+	if err := b.compareMemory("memory with 10,000 roles, each verified and none read (baseline: none)", memoryGoal); err != nil {
 		return err
 	}
 	if err := b.atRoles(ctx, "10,000 roles"); err != nil {
@@ -36,7 +36,10 @@ func (b *bench) roles(ctx context.Context) error {
 		return err
 	}
 	// No goal: the baseline keeps nothing that these JWTs could be compared with.
-	return b.compareMemory("memory with 10,000 roles and a kept JWT of each (baseline: none)", 0)
+	if err := b.compareMemory("memory with 10,000 roles and a cached JWT of each in memory (baseline: none)", 0); err != nil {
+		return err
+	}
+	return b.restart(ctx, 1000)
 }
 
 func roleName(i int) string { return fmt.Sprintf("role-%05d", i) }
@@ -46,7 +49,7 @@ func (b *bench) writeRoles(ctx context.Context, from, to int) error {
 		key := consoletest.Key{ID: "key-of-" + roleName(i), Secret: "secret-of-" + roleName(i)}
 		b.console.AddKey(key)
 		return b.vault.write(ctx, engineMount+"/roles/"+roleName(i), map[string]any{
-			"api_key_id": key.ID, "api_key": key.Secret, "verify_connection": false,
+			"api_key_id": key.ID, "api_key": key.Secret,
 		})
 	})
 }

@@ -1,0 +1,977 @@
+package snowplow
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/snowplow-vault/vault-plugin-secrets-snowplow/internal/console"
+	"github.com/snowplow-vault/vault-plugin-secrets-snowplow/internal/consoletest"
+)
+
+// fakeExchange is what Snowplow does for the cache: each exchange takes a while and brings another JWT.
+type fakeExchange struct {
+	mu       sync.Mutex
+	count    int
+	takes    time.Duration
+	validity time.Duration
+	err      error
+	retry    func() bool // of the last one
+}
+
+func (f *fakeExchange) exchange(ctx context.Context, retry func() bool) (console.Token, error) {
+	f.mu.Lock()
+	f.count++
+	f.retry = retry
+	count, takes, validity, err := f.count, f.takes, f.validity, f.err
+	f.mu.Unlock()
+	select {
+	case <-ctx.Done():
+		return console.Token{}, fmt.Errorf("exchanging: %w", ctx.Err())
+	case <-time.After(takes):
+	}
+	if err != nil {
+		return console.Token{}, err
+	}
+	now := time.Now()
+	return console.Token{
+		Bearer: fmt.Sprint("jwt-", count), IssuedAt: now, ObtainedAt: now, Validity: validity, ExpiresAt: now.Add(validity),
+	}, nil
+}
+
+// set changes what the exchanges from now on do.
+func (f *fakeExchange) set(takes time.Duration, err error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.takes, f.err = takes, err
+}
+
+func (f *fakeExchange) exchanges() int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.count
+}
+
+func (f *fakeExchange) retryWanted() bool {
+	f.mu.Lock()
+	retry := f.retry
+	f.mu.Unlock()
+	return retry()
+}
+
+// fakeStore is a tokenStore in memory, which can fail and take its time.
+type fakeStore struct {
+	mu      sync.Mutex
+	tokens  map[string]tokenEntry // by path
+	current map[string]tokenKey   // of the credentials that are stored, by path
+	err     error
+	takes   time.Duration
+	tidied  []string
+}
+
+func (f *fakeStore) call(ctx context.Context) error {
+	f.mu.Lock()
+	takes, err := f.takes, f.err
+	f.mu.Unlock()
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-time.After(takes):
+		return err
+	}
+}
+
+func (f *fakeStore) set(takes time.Duration, err error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.takes, f.err = takes, err
+}
+
+// holds returns the JWT that is stored for a path, empty if none is.
+func (f *fakeStore) holds(path string) string {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.tokens[path].Token.Bearer
+}
+
+func (f *fakeStore) load(ctx context.Context, key tokenKey) (*console.Token, error) {
+	if err := f.call(ctx); err != nil {
+		return nil, err
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if entry, ok := f.tokens[key.Path]; ok && entry.Key == key {
+		return &entry.Token, nil
+	}
+	return nil, nil
+}
+
+func (f *fakeStore) save(ctx context.Context, key tokenKey, token console.Token) error {
+	if err := f.call(ctx); err != nil {
+		return err
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.tokens[key.Path] = tokenEntry{key, token}
+	return nil
+}
+
+func (f *fakeStore) remove(ctx context.Context, key tokenKey) error {
+	if err := f.call(ctx); err != nil {
+		return err
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	delete(f.tokens, key.Path)
+	return nil
+}
+
+func (f *fakeStore) paths(ctx context.Context) ([]string, error) {
+	if err := f.call(ctx); err != nil {
+		return nil, err
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	var paths []string
+	for path := range f.tokens {
+		paths = append(paths, path)
+	}
+	return paths, nil
+}
+
+func (f *fakeStore) tidy(ctx context.Context, path string) (*tokenKey, error) {
+	if err := f.call(ctx); err != nil {
+		return nil, err
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.tidied = append(f.tidied, path)
+	key, ok := f.current[path]
+	if f.tokens[path].Key != key {
+		delete(f.tokens, path)
+	}
+	if !ok {
+		return nil, nil
+	}
+	return &key, nil
+}
+
+var (
+	keyA = tokenKey{Path: "config", CredentialID: "a"}
+	keyB = tokenKey{Path: "roles/b", CredentialID: "b"}
+	keyC = tokenKey{Path: "roles/c", CredentialID: "c"}
+)
+
+// cacheUnderTest is a cache, with what Snowplow and Vault's storage do for it.
+type cacheUnderTest struct {
+	*tokenCache
+	t        *testing.T
+	exchange *fakeExchange
+	store    *fakeStore
+	logs     *syncBuffer
+}
+
+// inBubble runs a test in time of its own, with a cache and an exchange that takes 100 ms for a JWT of 24 hours.
+func inBubble(t *testing.T, test func(t *testing.T, c *cacheUnderTest)) {
+	t.Helper()
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) { test(t, newCacheUnderTest(t)) })
+}
+
+func newCacheUnderTest(t *testing.T) *cacheUnderTest {
+	c := &cacheUnderTest{
+		t:        t,
+		exchange: &fakeExchange{takes: 100 * time.Millisecond, validity: 24 * time.Hour},
+		store: &fakeStore{
+			tokens:  map[string]tokenEntry{},
+			current: map[string]tokenKey{keyA.Path: keyA, keyB.Path: keyB},
+		},
+		logs: &syncBuffer{},
+	}
+	c.restart()
+	return c
+}
+
+// restart loses what is in memory.
+func (c *cacheUnderTest) restart() {
+	c.tokenCache = newTokenCache(c.t.Context(), c.store, hclog.New(&hclog.LoggerOptions{Output: c.logs}))
+}
+
+func (c *cacheUnderTest) get(key tokenKey, reuse time.Duration) (served, error) {
+	return c.tokenCache.get(c.t.Context(), key, reuse, c.exchange.exchange)
+}
+
+func (c *cacheUnderTest) mustGet(key tokenKey, reuse time.Duration) served {
+	c.t.Helper()
+	got, err := c.get(key, reuse)
+	require.NoError(c.t, err)
+	return got
+}
+
+// getLater reads in the background; what it got comes from the channel.
+func (c *cacheUnderTest) getLater(key tokenKey, reuse time.Duration) <-chan served {
+	got := make(chan served, 1)
+	go func() {
+		defer close(got)
+		answer, err := c.get(key, reuse)
+		assert.NoError(c.t, err)
+		got <- answer
+	}()
+	synctest.Wait()
+	return got
+}
+
+// fails makes exchanges fail at once as a Console does that answers with this status.
+func (c *cacheUnderTest) fails(status int) *console.Error {
+	failed := failureOf(c.t, status, 0)
+	c.exchange.set(0, failed)
+	return failed
+}
+
+// failureOf is the error of an exchange that a Console answered with this status.
+func failureOf(t *testing.T, status int, retryAfter time.Duration) *console.Error {
+	t.Helper()
+	header := http.Header{}
+	if retryAfter > 0 {
+		header.Set("Retry-After", strconv.Itoa(int(retryAfter.Seconds())))
+	}
+	client := console.NewClient(withoutSocket{consoletest.Status(status, "", header)}, "")
+	_, err := client.Exchange(t.Context(), console.Request{
+		Credential: console.Credential{Version: console.V3},
+		Endpoints:  console.Endpoints{ConsoleURL: "http://localhost"},
+		Timeout:    time.Minute,
+	})
+	var failed *console.Error
+	require.ErrorAs(t, err, &failed)
+	return failed
+}
+
+func (c *cacheUnderTest) cached(key tokenKey) *console.Token {
+	c.t.Helper()
+	state, err := c.state(c.t.Context(), key, time.Hour)
+	require.NoError(c.t, err)
+	return state.token
+}
+
+func TestACachedJWTIsServedForTheReusePeriod(t *testing.T) {
+	inBubble(t, func(t *testing.T, c *cacheUnderTest) {
+		first := c.mustGet(keyA, time.Hour)
+		assert.True(t, first.exchanged)
+		assert.Empty(t, first.stale)
+
+		time.Sleep(44 * time.Minute)
+		again := c.mustGet(keyA, time.Hour)
+		assert.Equal(t, first.Bearer, again.Bearer)
+		assert.False(t, again.exchanged)
+		assert.Equal(t, 23*time.Hour+16*time.Minute, again.Remaining(time.Now()))
+
+		time.Sleep(16 * time.Minute)
+		renewed := c.mustGet(keyA, time.Hour)
+		assert.NotEqual(t, first.Bearer, renewed.Bearer)
+		assert.True(t, renewed.exchanged)
+		assert.Empty(t, renewed.stale)
+		assert.Equal(t, 2, c.exchange.exchanges())
+	})
+}
+
+func TestAJWTIsRefreshedAheadAndNobodyWaitsForIt(t *testing.T) {
+	for name, test := range map[string]struct {
+		reuse, validity, freshFor time.Duration
+	}{
+		"of reuse_period":  {time.Hour, 24 * time.Hour, time.Hour},
+		"of a shorter JWT": {time.Hour, 30 * time.Minute, 29 * time.Minute},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, func(t *testing.T, c *cacheUnderTest) {
+				c.exchange.validity = test.validity
+				c.exchange.set(time.Second, nil)
+				c.mustGet(keyA, test.reuse)
+
+				begun := time.Now()
+				time.Sleep(test.freshFor * 74 / 100)
+				assert.Equal(t, "jwt-1", c.mustGet(keyA, test.reuse).Bearer)
+				synctest.Wait()
+				assert.Equal(t, 1, c.exchange.exchanges(), "refreshed too soon")
+
+				time.Sleep(test.freshFor * 17 / 100)
+				for range 3 {
+					assert.Equal(t, "jwt-1", c.mustGet(keyA, test.reuse).Bearer)
+				}
+				assert.Equal(t, test.freshFor*91/100, time.Since(begun), "a reader waited")
+				synctest.Wait()
+				assert.Equal(t, 2, c.exchange.exchanges(), "one exchange in the background")
+				assert.False(t, c.exchange.retryWanted(), "it tries once")
+
+				time.Sleep(time.Second)
+				synctest.Wait()
+				renewed := c.mustGet(keyA, test.reuse)
+				assert.Equal(t, "jwt-2", renewed.Bearer)
+				assert.False(t, renewed.exchanged)
+			})
+		})
+	}
+}
+
+func TestTheTimeOfTheRefreshIsDrawnAnew(t *testing.T) {
+	t.Parallel()
+	drawn := map[float64]bool{}
+	for range 100 {
+		s := &slot{}
+		s.cache(console.Token{})
+		assert.GreaterOrEqual(t, s.refresh, 0.75)
+		assert.LessOrEqual(t, s.refresh, 0.9)
+		drawn[s.refresh] = true
+	}
+	assert.Greater(t, len(drawn), 50)
+}
+
+func TestARefreshThatFailsIsNotStaleWhileTheJWTIsFresh(t *testing.T) {
+	inBubble(t, func(t *testing.T, c *cacheUnderTest) {
+		c.mustGet(keyA, time.Hour)
+		c.fails(503)
+		time.Sleep(55 * time.Minute)
+		c.mustGet(keyA, time.Hour)
+		synctest.Wait()
+		assert.Equal(t, 2, c.exchange.exchanges())
+		assert.Empty(t, c.mustGet(keyA, time.Hour).stale)
+		assert.Equal(t, 2, c.exchange.exchanges(), "the wait after a failure holds for refreshes too")
+		time.Sleep(5 * time.Minute)
+		assert.NotEmpty(t, c.mustGet(keyA, time.Hour).stale)
+	})
+}
+
+func TestAReaderWithAShorterReusePeriodGetsANewerJWT(t *testing.T) {
+	inBubble(t, func(t *testing.T, c *cacheUnderTest) {
+		c.mustGet(keyA, time.Hour)
+		time.Sleep(time.Minute)
+		c.mustGet(keyA, time.Minute)
+		c.mustGet(keyA, time.Hour)
+		assert.Equal(t, 2, c.exchange.exchanges())
+	})
+}
+
+func TestAJWTIsNotServedAgainShortlyBeforeItExpires(t *testing.T) {
+	for name, test := range map[string]struct{ validity, lastServed time.Duration }{
+		"a day":      {24 * time.Hour, 24*time.Hour - time.Minute},
+		"20 seconds": {20 * time.Second, 16 * time.Second},
+		"2 seconds":  {2 * time.Second, time.Second},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, func(t *testing.T, c *cacheUnderTest) {
+				c.exchange.validity = test.validity
+				first := c.mustGet(keyA, 48*time.Hour)
+				time.Sleep(test.lastServed)
+				assert.Equal(t, first.Bearer, c.mustGet(keyA, 48*time.Hour).Bearer, "still long enough")
+				time.Sleep(time.Millisecond)
+				assert.NotEqual(t, first.Bearer, c.mustGet(keyA, 48*time.Hour).Bearer, "too close to its expiry")
+			})
+		})
+	}
+}
+
+func TestReadersOfAColdCredentialShareOneExchange(t *testing.T) {
+	inBubble(t, func(t *testing.T, c *cacheUnderTest) {
+		const readers = 1000
+		begun := time.Now()
+		results := make(chan served, readers)
+		for range readers {
+			go func() {
+				got, err := c.get(keyA, time.Hour)
+				assert.NoError(t, err)
+				results <- got
+			}()
+		}
+		led := 0
+		for range readers {
+			got := <-results
+			assert.Equal(t, "jwt-1", got.Bearer)
+			if got.exchanged {
+				led++
+			}
+		}
+		assert.Equal(t, 1, led)
+		assert.Equal(t, 1, c.exchange.exchanges())
+		assert.Equal(t, 100*time.Millisecond, time.Since(begun))
+	})
+}
+
+func TestCredentialsDoNotShare(t *testing.T) {
+	inBubble(t, func(t *testing.T, c *cacheUnderTest) {
+		rotated := keyA
+		rotated.CredentialID = "a2"
+		seen := map[string]bool{}
+		for _, key := range []tokenKey{keyA, keyB, rotated} {
+			seen[c.mustGet(key, time.Hour).Bearer] = true
+		}
+		assert.Len(t, seen, 3)
+	})
+}
+
+func TestCacheReaderThatGivesUpFailsAlone(t *testing.T) {
+	inBubble(t, func(t *testing.T, c *cacheUnderTest) {
+		impatient, cancel := context.WithCancel(t.Context())
+		failed := make(chan error, 1)
+		go func() {
+			_, err := c.tokenCache.get(impatient, keyA, time.Hour, c.exchange.exchange)
+			failed <- err
+		}()
+		synctest.Wait()
+		patient := c.getLater(keyA, time.Hour)
+		cancel()
+		require.ErrorIs(t, <-failed, context.Canceled)
+		assert.Equal(t, "jwt-1", (<-patient).Bearer)
+		assert.Equal(t, 1, c.exchange.exchanges())
+	})
+}
+
+func TestCacheReaderThatGivesUpIsNoFailureOfTheCredential(t *testing.T) {
+	for _, reuse := range []time.Duration{0, time.Hour} {
+		t.Run(reuse.String(), func(t *testing.T) {
+			inBubble(t, func(t *testing.T, c *cacheUnderTest) {
+				ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
+				defer cancel()
+				_, err := c.tokenCache.get(ctx, keyA, reuse, c.exchange.exchange)
+				require.ErrorIs(t, err, context.DeadlineExceeded)
+				c.mustGet(keyA, reuse)
+			})
+		})
+	}
+}
+
+func TestWithoutReuseEveryReadMakesItsOwnExchange(t *testing.T) {
+	inBubble(t, func(t *testing.T, c *cacheUnderTest) {
+		var mu sync.Mutex
+		seen := map[string]bool{}
+		var readers sync.WaitGroup
+		for range 10 {
+			readers.Go(func() {
+				got, err := c.get(keyA, 0)
+				assert.NoError(t, err)
+				assert.True(t, got.exchanged)
+				mu.Lock()
+				defer mu.Unlock()
+				seen[got.Bearer] = true
+			})
+		}
+		readers.Wait()
+		assert.Len(t, seen, 10)
+		assert.Nil(t, c.cached(keyA), "a JWT that nobody may be given again is cached")
+		assert.Empty(t, c.store.holds(keyA.Path), "or stored")
+	})
+}
+
+func TestNoReaderWithAUsableJWTWaitsLongerThanTwoSeconds(t *testing.T) {
+	inBubble(t, func(t *testing.T, c *cacheUnderTest) {
+		c.mustGet(keyA, time.Minute)
+		time.Sleep(time.Hour)
+		c.exchange.set(time.Hour, nil)
+		begun := time.Now()
+		first := c.getLater(keyA, time.Minute)
+		time.Sleep(1500 * time.Millisecond)
+		second := c.getLater(keyA, time.Minute)
+		for _, reader := range []<-chan served{first, second} {
+			got := <-reader
+			assert.Equal(t, "jwt-1", got.Bearer)
+			assert.Equal(t, "Snowplow Console has not answered within 2s", got.stale)
+		}
+		assert.Equal(t, 2*time.Second, time.Since(begun), "counted from the start of the exchange")
+		assert.NotEmpty(t, c.mustGet(keyA, time.Minute).stale)
+		assert.Equal(t, 2*time.Second, time.Since(begun), "later readers do not wait")
+		state, err := c.state(t.Context(), keyA, time.Minute)
+		require.NoError(t, err)
+		assert.True(t, state.stale)
+
+		time.Sleep(time.Hour)
+		assert.Equal(t, "jwt-2", c.mustGet(keyA, time.Minute).Bearer, "the exchange was not given up")
+		assert.Equal(t, 2, c.exchange.exchanges())
+	})
+}
+
+func TestRetriesAreWantedOnlyByReadersWithoutAUsableJWT(t *testing.T) {
+	inBubble(t, func(t *testing.T, c *cacheUnderTest) {
+		ctx, cancel := context.WithCancel(t.Context())
+		c.exchange.set(time.Second, nil)
+		go func() { _, _ = c.tokenCache.get(ctx, keyA, time.Hour, c.exchange.exchange) }()
+		synctest.Wait()
+		assert.True(t, c.exchange.retryWanted())
+		cancel()
+		synctest.Wait()
+		assert.False(t, c.exchange.retryWanted(), "the reader has given up")
+
+		time.Sleep(2 * time.Hour)
+		reader := c.getLater(keyA, time.Hour)
+		assert.False(t, c.exchange.retryWanted(), "the reader has a JWT that will do")
+		<-reader
+	})
+}
+
+func TestATransientFailureIsStoodInForByTheCachedJWT(t *testing.T) {
+	inBubble(t, func(t *testing.T, c *cacheUnderTest) {
+		c.exchange.validity = time.Hour
+		first := c.mustGet(keyA, time.Minute)
+		for _, status := range []int{503, 429} {
+			time.Sleep(5 * time.Minute)
+			failed := c.fails(status)
+			c.mustGet(keyA, time.Minute) // of the failure before
+			synctest.Wait()
+			got := c.mustGet(keyA, time.Minute)
+			assert.Equal(t, first.Bearer, got.Bearer)
+			assert.Equal(t, failed.Error(), got.stale)
+			assert.False(t, got.exchanged)
+		}
+
+		time.Sleep(first.Remaining(time.Now()) - time.Minute)
+		c.mustGet(keyA, time.Minute) // still valid for a minute
+		time.Sleep(time.Millisecond)
+		_, err := c.get(keyA, time.Minute)
+		require.Error(t, err, "valid for less than a minute")
+	})
+}
+
+func TestNoReaderWaitsAfterATransientFailure(t *testing.T) {
+	inBubble(t, func(t *testing.T, c *cacheUnderTest) {
+		c.mustGet(keyA, time.Minute)
+		time.Sleep(time.Hour)
+		c.fails(503)
+		assert.NotEmpty(t, c.mustGet(keyA, time.Minute).stale)
+
+		time.Sleep(time.Minute)
+		c.exchange.set(time.Second, nil)
+		begun := time.Now()
+		for range 5 {
+			assert.NotEmpty(t, c.mustGet(keyA, time.Minute).stale)
+		}
+		assert.Zero(t, time.Since(begun), "a reader waited")
+		time.Sleep(time.Second)
+		synctest.Wait()
+		assert.Equal(t, 3, c.exchange.exchanges(), "one exchange, in the background")
+		assert.Empty(t, c.mustGet(keyA, time.Minute).stale)
+	})
+}
+
+func TestOnlyARefusalDropsTheCachedJWT(t *testing.T) {
+	for status, drops := range map[int]bool{401: true, 403: true, 404: false, 422: false} {
+		t.Run(strconv.Itoa(status), func(t *testing.T) {
+			inBubble(t, func(t *testing.T, c *cacheUnderTest) {
+				c.mustGet(keyA, time.Minute)
+				synctest.Wait()
+				require.Equal(t, "jwt-1", c.store.holds(keyA.Path))
+				time.Sleep(time.Minute)
+				failed := c.fails(status)
+				_, err := c.get(keyA, time.Minute)
+				require.ErrorIs(t, err, failed, "what is not transient is not stood in for")
+				synctest.Wait()
+				assert.Equal(t, drops, c.cached(keyA) == nil)
+				assert.Equal(t, drops, c.store.holds(keyA.Path) == "")
+			})
+		})
+	}
+}
+
+func TestTheFirstWaitAfterAFailure(t *testing.T) {
+	const jittered = 200 * time.Millisecond
+	for name, test := range map[string]struct {
+		status     int
+		retryAfter time.Duration
+		wait, plus time.Duration // at least, and at most that much more
+	}{
+		"transient":                   {503, 0, time.Second - jittered, 2 * jittered},
+		"rate-limited":                {429, 0, time.Second - jittered, 2 * jittered},
+		"refused":                     {401, 0, 10 * time.Second, 0},
+		"unknown organization":        {404, 0, 10 * time.Second, 0},
+		"rejected":                    {422, 0, 10 * time.Second, 0},
+		"as Retry-After says":         {429, 42 * time.Second, 42 * time.Second, 0},
+		"five minutes at most":        {429, time.Hour, 5 * time.Minute, 0},
+		"Retry-After of a 503":        {503, 3 * time.Second, 3 * time.Second, 0},
+		"Retry-After of a refusal":    {401, time.Minute, time.Minute, 0},
+		"a shorter one of a refusal":  {401, time.Second, 10 * time.Second, 0},
+		"a shorter one of a failure":  {503, time.Second, time.Second, jittered},
+		"none of a bad gateway":       {502, 0, time.Second - jittered, 2 * jittered},
+		"none of an answer like that": {204, 0, time.Second - jittered, 2 * jittered},
+	} {
+		for _, reuse := range []time.Duration{0, time.Hour} {
+			t.Run(fmt.Sprintf("%s with reuse_period=%s", name, reuse), func(t *testing.T) {
+				inBubble(t, func(t *testing.T, c *cacheUnderTest) {
+					failed := failureOf(t, test.status, test.retryAfter)
+					c.exchange.set(time.Second, failed)
+					_, err := c.get(keyA, reuse)
+					require.ErrorIs(t, err, failed)
+
+					time.Sleep(test.wait - time.Nanosecond)
+					begun := time.Now()
+					_, err = c.get(keyA, reuse)
+					require.ErrorIs(t, err, failed)
+					assert.Zero(t, time.Since(begun), "the reader had to wait")
+					assert.Equal(t, 1, c.exchange.exchanges())
+
+					time.Sleep(test.plus + time.Nanosecond)
+					c.exchange.set(time.Second, nil)
+					c.mustGet(keyA, reuse)
+				})
+			})
+		}
+	}
+}
+
+func TestTheWaitGrowsWithFailuresInARow(t *testing.T) {
+	seconds := func(s ...int) []time.Duration {
+		var waits []time.Duration
+		for _, n := range s {
+			waits = append(waits, time.Duration(n)*time.Second)
+		}
+		return waits
+	}
+	for name, test := range map[string]struct {
+		cached bool
+		want   []time.Duration
+	}{
+		"with a usable JWT":    {true, seconds(1, 2, 4, 8, 16, 32, 60, 60, 60)},
+		"without a usable JWT": {false, seconds(1, 2, 4, 8, 10, 10, 10, 10, 10)},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, func(t *testing.T, c *cacheUnderTest) {
+				if test.cached {
+					c.mustGet(keyA, time.Minute)
+					time.Sleep(time.Minute)
+				}
+				c.fails(503)
+				for round := range 2 {
+					for _, want := range test.want {
+						_, _ = c.get(keyA, time.Minute)
+						synctest.Wait()
+						state, err := c.state(t.Context(), keyA, time.Minute)
+						require.NoError(t, err)
+						wait := time.Until(state.notBefore)
+						assert.InDelta(t, want, wait, 0.2*float64(want), "round %d", round)
+						time.Sleep(wait)
+					}
+					// A success ends the row.
+					c.exchange.set(0, nil)
+					c.mustGet(keyA, time.Minute)
+					synctest.Wait()
+					if !test.cached {
+						require.NoError(t, c.forget(t.Context(), keyA))
+					}
+					time.Sleep(time.Minute)
+					c.fails(503)
+				}
+			})
+		})
+	}
+}
+
+func TestAWaitEndsWithAWriteButNotByForgetting(t *testing.T) {
+	inBubble(t, func(t *testing.T, c *cacheUnderTest) {
+		c.fails(401)
+		for i, path := range []string{keyA.Path, ""} {
+			_, err := c.get(keyA, time.Hour)
+			require.Error(t, err)
+			assert.Equal(t, i+1, c.exchange.exchanges())
+			require.NoError(t, c.forget(t.Context(), keyA))
+			c.endWaits(keyB.Path)
+			_, err = c.get(keyA, time.Hour)
+			require.Error(t, err)
+			assert.Equal(t, i+1, c.exchange.exchanges(), "forgetting a JWT must not let anyone hammer Console")
+			c.endWaits(path)
+		}
+	})
+}
+
+func TestForgettingMakesTheNextReadExchange(t *testing.T) {
+	inBubble(t, func(t *testing.T, c *cacheUnderTest) {
+		c.mustGet(keyA, time.Hour)
+		synctest.Wait()
+		require.NoError(t, c.forget(t.Context(), keyA))
+		assert.Nil(t, c.cached(keyA))
+		assert.Empty(t, c.store.holds(keyA.Path))
+		c.restart()
+		assert.Equal(t, "jwt-2", c.mustGet(keyA, time.Hour).Bearer)
+	})
+}
+
+func TestForgettingIsAnErrorWhileTheStoredCopyRemains(t *testing.T) {
+	inBubble(t, func(t *testing.T, c *cacheUnderTest) {
+		c.mustGet(keyA, time.Hour)
+		synctest.Wait()
+		c.store.set(0, errStorage)
+		require.ErrorIs(t, c.forget(t.Context(), keyA), errStorage)
+		assert.Equal(t, "jwt-1", c.store.holds(keyA.Path))
+		assert.Nil(t, c.cached(keyA), "not served any more, in any case")
+		c.fails(503)
+		_, err := c.get(keyA, time.Hour)
+		require.Error(t, err, "nor while Console is down")
+
+		c.store.set(0, nil)
+		c.sweep(t.Context())
+		assert.Empty(t, c.store.holds(keyA.Path), "the sweep tries again")
+	})
+}
+
+func TestWhatAnOlderExchangeBringsIsNeverCached(t *testing.T) {
+	for name, change := range map[string]func(*cacheUnderTest){
+		"forgotten": func(c *cacheUnderTest) { require.NoError(c.t, c.forget(c.t.Context(), keyA)) },
+		"replaced":  func(c *cacheUnderTest) { c.keepOnly(keyA.Path, &tokenKey{Path: keyA.Path, CredentialID: "new"}) },
+		"deleted":   func(c *cacheUnderTest) { c.keepOnly(keyA.Path, nil) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, func(t *testing.T, c *cacheUnderTest) {
+				c.exchange.set(time.Minute, nil)
+				old := c.getLater(keyA, time.Hour)
+				change(c)
+
+				c.exchange.set(time.Second, nil)
+				assert.Equal(t, "jwt-2", c.mustGet(keyA, time.Hour).Bearer, "a later read waited for the older exchange")
+				assert.Equal(t, "jwt-1", (<-old).Bearer, "the one who waited for it gets it")
+				synctest.Wait()
+				assert.Equal(t, "jwt-2", c.mustGet(keyA, time.Hour).Bearer, "the older exchange's JWT was cached")
+				assert.Equal(t, "jwt-2", c.store.holds(keyA.Path), "or stored")
+			})
+		})
+	}
+}
+
+func TestAnExchangeThatNobodyWaitsForEndsWithItsCredential(t *testing.T) {
+	inBubble(t, func(t *testing.T, c *cacheUnderTest) {
+		c.mustGet(keyA, time.Hour)
+		time.Sleep(55 * time.Minute)
+		c.exchange.set(time.Hour, nil)
+		c.mustGet(keyA, time.Hour) // begins a refresh
+		synctest.Wait()
+		begun := time.Now()
+		flight := c.slots[keyA].flight
+		c.keepOnly(keyA.Path, nil)
+		<-flight.done
+		assert.Zero(t, time.Since(begun))
+	})
+}
+
+func TestExchangesEndWithTheMount(t *testing.T) {
+	for _, reuse := range []time.Duration{0, time.Hour} {
+		t.Run(reuse.String(), func(t *testing.T) {
+			inBubble(t, func(t *testing.T, c *cacheUnderTest) {
+				lifetime, end := context.WithCancel(t.Context())
+				c.lifetime = lifetime
+				c.exchange.set(time.Hour, nil)
+				failed := make(chan error, 1)
+				go func() {
+					_, err := c.get(keyA, reuse)
+					failed <- err
+				}()
+				synctest.Wait()
+				begun := time.Now()
+				end()
+				require.ErrorIs(t, <-failed, context.Canceled)
+				assert.Zero(t, time.Since(begun))
+			})
+		})
+	}
+}
+
+func TestCachedJWTsSurviveARestart(t *testing.T) {
+	inBubble(t, func(t *testing.T, c *cacheUnderTest) {
+		c.mustGet(keyA, time.Hour)
+		synctest.Wait()
+		c.restart()
+		c.fails(503)
+		got := c.mustGet(keyA, time.Hour)
+		assert.Equal(t, "jwt-1", got.Bearer)
+		assert.False(t, got.exchanged)
+		time.Sleep(2 * time.Hour)
+		c.restart()
+		assert.NotEmpty(t, c.mustGet(keyA, time.Hour).stale, "the stored one stands in like any other")
+	})
+}
+
+func TestStorageThatHangsCostsAReaderASecondAndAnExchange(t *testing.T) {
+	inBubble(t, func(t *testing.T, c *cacheUnderTest) {
+		c.mustGet(keyA, time.Hour)
+		synctest.Wait()
+		c.restart()
+		c.store.set(3*time.Second, nil)
+		begun := time.Now()
+		assert.Equal(t, "jwt-2", c.mustGet(keyA, time.Hour).Bearer)
+		assert.Equal(t, 1100*time.Millisecond, time.Since(begun))
+		time.Sleep(time.Minute)
+		assert.Equal(t, "jwt-2", c.mustGet(keyA, time.Hour).Bearer, "what storage brings late is out of date")
+
+		c.restart()
+		c.store.set(time.Hour, nil)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
+		defer cancel()
+		_, err := c.tokenCache.get(ctx, keyA, time.Hour, c.exchange.exchange)
+		require.ErrorIs(t, err, context.DeadlineExceeded)
+		_, err = c.state(ctx, keyA, time.Hour)
+		require.ErrorIs(t, err, context.DeadlineExceeded)
+	})
+}
+
+func TestReadersAreAnsweredBeforeTheirJWTIsStored(t *testing.T) {
+	inBubble(t, func(t *testing.T, c *cacheUnderTest) {
+		c.mustGet(keyA, time.Hour) // so that nothing is left to load
+		synctest.Wait()
+		require.NoError(t, c.forget(t.Context(), keyA))
+		c.store.set(3*time.Second, nil)
+		begun := time.Now()
+		c.mustGet(keyA, time.Hour)
+		assert.Equal(t, 100*time.Millisecond, time.Since(begun))
+		c.mustGet(keyA, time.Hour)
+		assert.Equal(t, 100*time.Millisecond, time.Since(begun), "a warm read waited for storage")
+		time.Sleep(3 * time.Second)
+		synctest.Wait()
+		assert.Equal(t, "jwt-2", c.store.holds(keyA.Path))
+	})
+}
+
+func TestAStreakOfStorageFailuresIsLoggedOnceAndMadeUpFor(t *testing.T) {
+	inBubble(t, func(t *testing.T, c *cacheUnderTest) {
+		c.store.set(0, errStorage)
+		c.mustGet(keyA, time.Hour)
+		c.mustGet(keyB, time.Hour)
+		synctest.Wait()
+		c.sweep(t.Context())
+		assert.Equal(t, 1, strings.Count(c.logs.String(), "reading a token in Vault's storage failed"), c.logs)
+		assert.Equal(t, 1, strings.Count(c.logs.String(), "storing a token in Vault's storage failed"), c.logs)
+		assert.NotContains(t, c.logs.String(), "jwt-")
+
+		c.store.set(0, nil)
+		c.sweep(t.Context())
+		assert.Equal(t, "jwt-1", c.store.holds(keyA.Path))
+		assert.Equal(t, "jwt-2", c.store.holds(keyB.Path))
+
+		c.store.set(0, errStorage)
+		c.mustGet(keyC, time.Hour)
+		synctest.Wait()
+		assert.Equal(t, 2, strings.Count(c.logs.String(), "storing a token in Vault's storage failed"), "a new streak")
+	})
+}
+
+func TestAJWTFromElsewhereStaysInStorageUntilItIsRead(t *testing.T) {
+	inBubble(t, func(t *testing.T, c *cacheUnderTest) {
+		verified, err := c.exchange.exchange(t.Context(), nil)
+		require.NoError(t, err)
+		c.put(t.Context(), keyA, verified)
+		assert.Empty(t, c.slots, "memory for a credential that nobody reads")
+		assert.Equal(t, "jwt-1", c.mustGet(keyA, time.Hour).Bearer)
+
+		verified, err = c.exchange.exchange(t.Context(), nil)
+		require.NoError(t, err)
+		c.put(t.Context(), keyA, verified)
+		assert.Equal(t, "jwt-2", c.mustGet(keyA, time.Hour).Bearer, "a credential that was read already")
+		assert.Equal(t, "jwt-2", c.store.holds(keyA.Path))
+
+		c.store.set(0, errStorage)
+		verified, err = c.exchange.exchange(t.Context(), nil)
+		require.NoError(t, err)
+		c.put(t.Context(), keyB, verified)
+		assert.Equal(t, "jwt-3", c.mustGet(keyB, time.Hour).Bearer, "storage that fails")
+	})
+}
+
+func TestARefusalElsewhereDropsTheCachedJWT(t *testing.T) {
+	inBubble(t, func(t *testing.T, c *cacheUnderTest) {
+		c.mustGet(keyA, time.Hour)
+		synctest.Wait()
+		failed := failureOf(t, 401, 0)
+		c.refuse(t.Context(), keyA, failed)
+		_, err := c.get(keyA, time.Hour)
+		require.ErrorIs(t, err, failed)
+		assert.Empty(t, c.store.holds(keyA.Path))
+		assert.Equal(t, 1, c.exchange.exchanges())
+	})
+}
+
+func TestSweepReleasesWhatHasExpired(t *testing.T) {
+	inBubble(t, func(t *testing.T, c *cacheUnderTest) {
+		c.exchange.validity = time.Hour
+		c.mustGet(keyA, time.Hour)
+		c.fails(401)
+		_, err := c.get(keyB, time.Hour)
+		require.Error(t, err)
+		synctest.Wait()
+
+		c.sweep(t.Context())
+		assert.Len(t, c.slots, 2, "a JWT that is valid, or a failure, was released")
+		time.Sleep(keepFailure)
+		assert.Nil(t, c.cached(keyA), "an expired JWT is none")
+		c.sweep(t.Context())
+		assert.Empty(t, c.store.holds(keyA.Path))
+		assert.Empty(t, c.slots)
+	})
+}
+
+func TestSweepLeavesWhatIsUnderWay(t *testing.T) {
+	inBubble(t, func(t *testing.T, c *cacheUnderTest) {
+		c.store.set(500*time.Millisecond, nil)
+		got := c.getLater(keyA, time.Hour) // looks for a stored JWT
+		sweep := func() { c.expire(); c.dropIdle() }
+		sweep()
+		time.Sleep(550 * time.Millisecond) // makes an exchange
+		sweep()
+		assert.Equal(t, "jwt-1", (<-got).Bearer)
+		assert.Equal(t, "jwt-1", c.mustGet(keyA, time.Hour).Bearer)
+		assert.Equal(t, 1, c.exchange.exchanges())
+	})
+}
+
+func TestSweepDropsTheJWTsOfCredentialsThatAreGone(t *testing.T) {
+	inBubble(t, func(t *testing.T, c *cacheUnderTest) {
+		c.mustGet(keyA, time.Hour)
+		c.mustGet(keyB, time.Hour)
+		synctest.Wait()
+		rotated := keyA
+		rotated.CredentialID = "a2"
+		c.store.current = map[string]tokenKey{keyA.Path: rotated}
+		c.sweep(t.Context())
+		assert.Empty(t, c.slots)
+		assert.Empty(t, c.store.tokens)
+	})
+}
+
+func TestEachSweepGoesOnBehindTheOneBefore(t *testing.T) {
+	inBubble(t, func(t *testing.T, c *cacheUnderTest) {
+		const paths = 5*maxTidied/2 + 1
+		for i := range paths {
+			path := fmt.Sprintf("roles/%04d", i)
+			c.store.tokens[path] = tokenEntry{Key: tokenKey{Path: path}}
+			c.store.current[path] = tokenKey{Path: path}
+		}
+		for sweep := range 3 {
+			c.sweep(t.Context())
+			assert.Len(t, c.store.tidied, (sweep+1)*maxTidied)
+		}
+		seen := map[string]bool{}
+		for _, path := range c.store.tidied {
+			seen[path] = true
+		}
+		assert.Len(t, seen, paths)
+		c.store.set(0, errStorage)
+		c.sweep(t.Context())
+		assert.Len(t, c.store.tidied, 3*maxTidied)
+	})
+}
+
+func TestWhatIsInMemoryDoesNotPrintItsSecrets(t *testing.T) {
+	t.Parallel()
+	cred := console.Credential{Version: console.V1, APIKey: "canary", Password: "canary", ClientSecret: "canary"}
+	token := console.Token{Bearer: "canary"}
+	for _, value := range []any{
+		configEntry{Credential: cred}, roleEntry{Credential: &cred}, tokenEntry{Token: token},
+		served{Token: token}, resolvedRole{credential: cred}, verification{credential: cred},
+	} {
+		for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%q"} {
+			assert.NotContains(t, fmt.Sprintf(verb, value), "canary", "%T with %s", value, verb)
+		}
+	}
+	assert.NotContains(t, errors.Join(fmt.Errorf("%v", cred)).Error(), "canary")
+}

@@ -1,0 +1,329 @@
+package snowplow
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"maps"
+	"net/http"
+	"net/http/httptest"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+	"github.com/hashicorp/vault/sdk/helper/testhelpers/schema"
+	"github.com/hashicorp/vault/sdk/logical"
+	"github.com/stretchr/testify/require"
+
+	"github.com/snowplow-vault/vault-plugin-secrets-snowplow/internal/consoletest"
+)
+
+// mount is the engine as Vault would mount it, on storage in memory.
+type mount struct {
+	t       *testing.T
+	backend *backend
+	storage *faultyStorage
+	logs    *syncBuffer
+
+	transport http.RoundTripper
+	events    logical.EventSender // nil: nobody listens
+}
+
+func newMount(t *testing.T) *mount {
+	t.Helper()
+	m := &mount{t: t, storage: &faultyStorage{Storage: &logical.InmemStorage{}}, logs: &syncBuffer{}}
+	m.start()
+	t.Cleanup(m.stop)
+	return m
+}
+
+// newMountInBubble is for bubbles of synctest: its exchanges are answered by console in the same process, so that fake
+// time passes while one of them waits.
+func newMountInBubble(t *testing.T, console http.Handler) *mount {
+	t.Helper()
+	m := newMount(t)
+	m.dial(withoutSocket{console})
+	return m
+}
+
+// start loads the mount, as a new plugin process or a new leader does.
+func (m *mount) start() {
+	m.t.Helper()
+	made, err := Factory(m.t.Context(), &logical.BackendConfig{
+		Logger: hclog.New(&hclog.LoggerOptions{Level: hclog.Trace, Output: m.logs}),
+		System: &logical.StaticSystemView{
+			DefaultLeaseTTLVal: 32 * 24 * time.Hour,
+			MaxLeaseTTLVal:     32 * 24 * time.Hour,
+			PluginEnvironment:  &logical.PluginEnvironment{VaultVersion: "1.21.2"},
+		},
+		StorageView:  m.storage,
+		EventsSender: m.events,
+	})
+	require.NoError(m.t, err)
+	m.backend = made.(*backend)
+	m.dial(m.transport)
+}
+
+func (m *mount) stop() { m.backend.Cleanup(context.Background()) }
+
+// restart is a plugin that was killed, upgraded or moved to another node: memory is lost, storage is kept.
+func (m *mount) restart() {
+	m.t.Helper()
+	m.stop()
+	m.start()
+}
+
+// dial sends the requests of every client that is made from now on through transport; nil: to the network.
+func (m *mount) dial(transport http.RoundTripper) {
+	if m.transport = transport; transport != nil {
+		m.backend.newTransport = func(string) (http.RoundTripper, error) { return transport, nil }
+	}
+}
+
+// withoutSocket is a transport that calls a handler.
+type withoutSocket struct{ http.Handler }
+
+func (s withoutSocket) RoundTrip(r *http.Request) (*http.Response, error) {
+	w := httptest.NewRecorder()
+	s.ServeHTTP(w, r.Clone(r.Context()))
+	if err := r.Context().Err(); err != nil {
+		return nil, err
+	}
+	return w.Result(), nil
+}
+
+// newConfiguredMount is a mount whose config holds the default key of the Console, and a Console that counts no
+// exchange yet.
+func newConfiguredMount(t *testing.T, more ...map[string]any) (*mount, *consoletest.Server) {
+	t.Helper()
+	console := consoletest.NewServer(t)
+	m := newMount(t)
+	m.mustWrite("config", append([]map[string]any{v3Config(console), {"verify_connection": false}}, more...)...)
+	return m, console
+}
+
+// v3Config is the default key of a Console, as it is written to config.
+func v3Config(console *consoletest.Server) map[string]any {
+	return map[string]any{
+		"organization_id": consoletest.DefaultOrganizationID,
+		"api_key_id":      consoletest.DefaultAPIKeyID,
+		"api_key":         consoletest.DefaultAPIKey,
+		"console_url":     console.URL,
+	}
+}
+
+// v1Config is the default bot user of a Console.
+func v1Config(console *consoletest.Server) map[string]any {
+	return map[string]any{
+		"organization_id":     consoletest.DefaultOrganizationID,
+		"credentials_version": "v1",
+		"username":            consoletest.DefaultUsername,
+		"password":            consoletest.DefaultPassword,
+		"client_id":           consoletest.DefaultClientID,
+		"client_secret":       consoletest.DefaultClientSecret,
+		"auth_url":            console.URL,
+		"console_url":         console.URL,
+	}
+}
+
+// request runs an operation as Vault does: with an existence check before a write, and every answer held to the
+// schema that the path declares.
+func (m *mount) request(ctx context.Context, operation logical.Operation, path string, fields ...map[string]any) (*logical.Response, error) {
+	m.t.Helper()
+	data := map[string]any{}
+	for _, f := range fields {
+		maps.Copy(data, f)
+	}
+	req := &logical.Request{Operation: operation, Path: path, MountPoint: "snowplow/", Storage: m.storage, Data: data}
+	if operation == logical.UpdateOperation {
+		checked, exists, err := m.backend.HandleExistenceCheck(ctx, req)
+		if err != nil && !errors.Is(err, logical.ErrUnsupportedPath) { // of which Vault makes nothing here either
+			return nil, err
+		}
+		if checked && !exists {
+			req.Operation = logical.CreateOperation
+		}
+	}
+	resp, err := m.backend.HandleRequest(ctx, req)
+	if route := m.backend.Route(path); route != nil && err == nil && !resp.IsError() && resp != nil && resp.Data != nil {
+		schema.ValidateResponse(m.t, schema.GetResponseSchema(m.t, route, operation), resp, true)
+	}
+	return resp, err
+}
+
+func (m *mount) must(operation logical.Operation, path string, fields ...map[string]any) *logical.Response {
+	m.t.Helper()
+	resp, err := m.request(m.t.Context(), operation, path, fields...)
+	require.NoError(m.t, err)
+	if resp != nil {
+		require.NoError(m.t, resp.Error())
+	}
+	return resp
+}
+
+func (m *mount) mustRead(path string) *logical.Response {
+	m.t.Helper()
+	resp := m.must(logical.ReadOperation, path)
+	require.NotNil(m.t, resp, "nothing at %s", path)
+	return resp
+}
+
+func (m *mount) mustWrite(path string, fields ...map[string]any) *logical.Response {
+	m.t.Helper()
+	return m.must(logical.UpdateOperation, path, fields...)
+}
+
+// refused runs an operation that must fail, and gives the HTTP status and the message that Vault would answer with.
+func (m *mount) refused(operation logical.Operation, path string, fields ...map[string]any) (status int, message string) {
+	m.t.Helper()
+	resp, err := m.request(m.t.Context(), operation, path, fields...)
+	return refusal(m.t, resp, err)
+}
+
+func refusal(t *testing.T, resp *logical.Response, err error) (status int, message string) {
+	t.Helper()
+	var coded logical.HTTPCodedError
+	switch {
+	case errors.As(err, &coded):
+		return coded.Code(), coded.Error()
+	case err != nil:
+		return 500, err.Error()
+	case resp.IsError():
+		return 400, resp.Error().Error()
+	}
+	require.Fail(t, "the request was accepted")
+	return 0, ""
+}
+
+// syncBuffer collects log lines of several goroutines.
+type syncBuffer struct {
+	mu     sync.Mutex
+	buffer bytes.Buffer
+}
+
+func (b *syncBuffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.buffer.Write(p)
+}
+
+func (b *syncBuffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.buffer.String()
+}
+
+// faultyStorage fails or hangs on demand, verb by verb, and counts what it was asked.
+type faultyStorage struct {
+	logical.Storage
+	mu     sync.Mutex
+	err    error
+	failOn []string
+	prefix string // of the keys that fail or hang
+	slowOn string
+	takes  time.Duration
+	after  bool // it hangs when its work is done
+	calls  int
+}
+
+var errStorage = errors.New("disk on fire")
+
+func (s *faultyStorage) fail(verbs ...string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.err, s.failOn, s.prefix = errStorage, verbs, ""
+}
+
+// failKeys fails a verb for keys that begin with prefix.
+func (s *faultyStorage) failKeys(verb, prefix string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.err, s.failOn, s.prefix = errStorage, []string{verb}, prefix
+}
+
+// readOnly refuses writes as Vault does on a node that may not make them: errors reach a plugin as text.
+func (s *faultyStorage) readOnly() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.err, s.failOn, s.prefix = errors.New(logical.ErrReadOnly.Error()), []string{"put", "delete"}, ""
+}
+
+// slow makes a verb take its time, and then do its work.
+func (s *faultyStorage) slow(verb string, takes time.Duration) { s.slowKeys(verb, "", takes) }
+
+// slowKeys does so for keys that begin with prefix.
+func (s *faultyStorage) slowKeys(verb, prefix string, takes time.Duration) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.slowOn, s.prefix, s.takes, s.after = verb, prefix, takes, false
+}
+
+// slowAfter makes a verb do its work, and then take its time.
+func (s *faultyStorage) slowAfter(verb, prefix string, takes time.Duration) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.slowOn, s.prefix, s.takes, s.after = verb, prefix, takes, true
+}
+
+// hang takes the time that a verb is to take.
+func (s *faultyStorage) hang(verb, key string, after bool) {
+	s.mu.Lock()
+	takes := s.takes
+	if verb != s.slowOn || after != s.after || !strings.HasPrefix(key, s.prefix) {
+		takes = 0
+	}
+	s.mu.Unlock()
+	time.Sleep(takes)
+}
+
+func (s *faultyStorage) count() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.calls
+}
+
+func (s *faultyStorage) called(verb, key string) error {
+	s.hang(verb, key, false)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.calls++
+	if !strings.HasPrefix(key, s.prefix) {
+		return nil
+	}
+	if slices.Contains(s.failOn, verb) {
+		return s.err
+	}
+	return nil
+}
+
+func (s *faultyStorage) Get(ctx context.Context, key string) (*logical.StorageEntry, error) {
+	if err := s.called("get", key); err != nil {
+		return nil, err
+	}
+	defer s.hang("get", key, true)
+	return s.Storage.Get(ctx, key)
+}
+
+func (s *faultyStorage) Put(ctx context.Context, entry *logical.StorageEntry) error {
+	if err := s.called("put", entry.Key); err != nil {
+		return err
+	}
+	return s.Storage.Put(ctx, entry)
+}
+
+func (s *faultyStorage) Delete(ctx context.Context, key string) error {
+	if err := s.called("delete", key); err != nil {
+		return err
+	}
+	return s.Storage.Delete(ctx, key)
+}
+
+func (s *faultyStorage) List(ctx context.Context, prefix string) ([]string, error) {
+	if err := s.called("list", prefix); err != nil {
+		return nil, err
+	}
+	return s.Storage.List(ctx, prefix)
+}

@@ -1,0 +1,669 @@
+package snowplow
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"runtime"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/hashicorp/vault/sdk/logical"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/snowplow-vault/vault-plugin-secrets-snowplow/internal/console"
+	"github.com/snowplow-vault/vault-plugin-secrets-snowplow/internal/consoletest"
+)
+
+// storedKeys lists what is in storage below tokens/.
+func (m *mount) storedTokens() []string {
+	m.t.Helper()
+	synctest.Wait() // JWTs are stored behind the reader's back
+	keys, err := logical.CollectKeysWithPrefix(m.t.Context(), m.storage.Storage, tokenStoragePrefix)
+	require.NoError(m.t, err)
+	return keys
+}
+
+func (m *mount) sweep() {
+	m.t.Helper()
+	require.NoError(m.t, m.backend.periodic(m.t.Context(), &logical.Request{Storage: m.storage}))
+}
+
+// down makes every exchange fail.
+func down(console *consoletest.Console) {
+	console.FailAlways(consoletest.Status(http.StatusServiceUnavailable, "", nil))
+}
+
+func (m *mount) accessToken(path string) string {
+	m.t.Helper()
+	return m.mustRead(path).Data["access_token"].(string)
+}
+
+func TestACachedJWTSurvivesARestart(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		m, console := warmMount(t, nil)
+		console.AddKey(consoletest.Key{ID: "team", Secret: "team-secret"})
+		m.mustWrite("roles/team", map[string]any{"api_key_id": "team", "api_key": "team-secret"})
+		first, ofTeam := m.accessToken("token"), m.accessToken("token/team")
+		assert.Equal(t, []string{"tokens/config", "tokens/roles/team"}, m.storedTokens())
+		before := console.Exchanges()
+		down(console)
+		m.restart()
+		assert.Equal(t, first, m.accessToken("token"))
+		assert.Equal(t, ofTeam, m.accessToken("token/team"))
+		assert.Equal(t, before, console.Exchanges(), "a JWT that is still fresh needs no exchange")
+
+		time.Sleep(2 * time.Hour)
+		m.restart()
+		assert.Equal(t, first, m.accessToken("token"), "stale, but Console is down")
+	})
+}
+
+func TestAThousandRolesCostARestartNoExchange(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		m, console := warmMount(t, nil)
+		for i := range 1000 {
+			id := fmt.Sprint("key-", i)
+			console.AddKey(consoletest.Key{ID: id, Secret: "secret-of-" + id})
+			m.mustWrite(fmt.Sprint("roles/", i), map[string]any{"api_key_id": id, "api_key": "secret-of-" + id})
+		}
+		before := console.Exchanges()
+		m.restart()
+		for i := range 1000 {
+			m.mustRead(fmt.Sprint("token/", i))
+		}
+		assert.Equal(t, before, console.Exchanges())
+	})
+}
+
+func TestTheJWTOfAVerificationIsServed(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		m, console := warmMount(t, nil)
+		assert.Equal(t, 1, console.Exchanges(), "the verification's")
+		console.AddKey(consoletest.Key{ID: "team", Secret: "team-secret"})
+		m.mustWrite("roles/team", map[string]any{"api_key_id": "team", "api_key": "team-secret"})
+		assert.Len(t, m.backend.cache.slots, 1, "it is in storage only until it is read")
+		down(console)
+		m.mustRead("token/team")
+		assert.Equal(t, 2, console.Exchanges())
+	})
+}
+
+func TestTheJWTOfAVerificationIsServedAlthoughStorageFailed(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		m, console := warmMount(t, nil)
+		m.storage.failKeys("put", tokenStoragePrefix)
+		m.mustWrite("config", map[string]any{"api_key": consoletest.DefaultAPIKey})
+		down(console)
+		m.mustRead("token")
+		assert.Equal(t, 2, console.Exchanges())
+	})
+}
+
+func TestStoredJWTsThatAreNotServed(t *testing.T) {
+	t.Parallel()
+	for name, damage := range map[string]func(*tokenEntry){
+		"another credential":   func(e *tokenEntry) { e.Key.CredentialID = "another" },
+		"another URL":          func(e *tokenEntry) { e.Key.ConsoleURL += "/path" },
+		"another organization": func(e *tokenEntry) { e.Key.OrganizationID = "another" },
+		"another version":      func(e *tokenEntry) { e.Key.Version = console.V2 },
+		"expired":              func(e *tokenEntry) { e.Token.ObtainedAt = time.Now().Add(-24 * time.Hour) },
+		"expired by Snowplow's clock": func(e *tokenEntry) {
+			e.Token.ExpiresAt = time.Now()
+		},
+		"obtained in the future": func(e *tokenEntry) { e.Token.ObtainedAt = time.Now().Add(61 * time.Second) },
+		"empty":                  func(e *tokenEntry) { *e = tokenEntry{} },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				m, console := warmMount(t, nil)
+				entry, err := load[tokenEntry](t.Context(), m.storage, "tokens/config")
+				require.NoError(t, err)
+				damage(entry)
+				require.NoError(t, store(t.Context(), m.storage, "tokens/config", entry))
+				m.restart()
+				m.mustRead("token")
+				assert.Equal(t, 2, console.Exchanges())
+			})
+		})
+	}
+	t.Run("no JSON", func(t *testing.T) {
+		t.Parallel()
+		synctest.Test(t, func(t *testing.T) {
+			m, console := warmMount(t, nil)
+			require.NoError(t, m.storage.Put(t.Context(), &logical.StorageEntry{Key: "tokens/config", Value: []byte("{")}))
+			m.restart()
+			m.mustRead("token")
+			assert.Equal(t, 2, console.Exchanges())
+		})
+	})
+	t.Run("a little in the future is served", func(t *testing.T) {
+		t.Parallel()
+		synctest.Test(t, func(t *testing.T) {
+			m, console := warmMount(t, nil)
+			entry, err := load[tokenEntry](t.Context(), m.storage, "tokens/config")
+			require.NoError(t, err)
+			entry.Token.ObtainedAt = time.Now().Add(59 * time.Second)
+			require.NoError(t, store(t.Context(), m.storage, "tokens/config", entry))
+			m.restart()
+			assert.LessOrEqual(t, m.mustRead("token").Secret.TTL, 24*time.Hour)
+			assert.Equal(t, 1, console.Exchanges())
+		})
+	})
+}
+
+func TestAForgottenJWTNeverComesBack(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		m, console := warmMount(t, nil)
+		require.NotEmpty(t, m.storedTokens())
+		down(console)
+		m.must(logical.DeleteOperation, "token")
+		assert.Empty(t, m.storedTokens())
+		m.refused(logical.ReadOperation, "token")
+		m.restart()
+		m.refused(logical.ReadOperation, "token")
+	})
+}
+
+func TestAForgottenJWTThatCannotBeDeletedIsAnError(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		m, console := warmMount(t, nil)
+		down(console)
+		m.storage.fail("delete")
+		status, message := m.refused(logical.DeleteOperation, "token")
+		assert.Equal(t, 500, status)
+		assert.Contains(t, message, "stored copy could not be deleted")
+		m.refused(logical.ReadOperation, "token")
+		m.storage.fail()
+		m.sweep()
+		assert.Empty(t, m.storedTokens(), "the sweep tries again")
+	})
+}
+
+// A put that hangs while the JWT is forgotten must not bring it back.
+func TestAForgottenJWTIsNotStoredLate(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		m, console := warmMount(t, map[string]any{"reuse_period": "1m"})
+		time.Sleep(2 * time.Minute)
+		m.storage.slow("put", 4*time.Second)
+		m.mustRead("token") // answered before its JWT is stored
+		m.must(logical.DeleteOperation, "token")
+		assert.Empty(t, m.storedTokens())
+		down(console)
+		m.restart()
+		m.refused(logical.ReadOperation, "token")
+	})
+}
+
+// An exchange of the old key that ends after the write of the new one gets neither into memory nor into storage.
+func TestAnOldExchangeIsNotStored(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		m, console := warmMount(t, nil)
+		console.AddKey(consoletest.Key{ID: "new", Secret: "new-secret"})
+		time.Sleep(2 * time.Hour)
+		console.SetDelay(time.Second)
+		done := make(chan string)
+		go func() { done <- m.accessToken("token") }()
+		synctest.Wait()
+		console.SetDelay(0)
+		m.mustWrite("config", map[string]any{"api_key_id": "new", "api_key": "new-secret"})
+		<-done
+		synctest.Wait()
+		down(console)
+		for range 2 {
+			id, _ := console.Issued(m.accessToken("token"))
+			assert.Equal(t, "new", id)
+			m.restart()
+		}
+	})
+}
+
+func TestStorageThatFailsNeverFailsARead(t *testing.T) {
+	t.Parallel()
+	for _, verb := range []string{"put", "get", "delete", "list"} {
+		t.Run(verb, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				m, console := warmMount(t, map[string]any{"reuse_period": "1m"})
+				m.restart()
+				m.storage.failKeys(verb, tokenStoragePrefix)
+				for range 5 {
+					m.mustRead("token")
+					m.sweep()
+					time.Sleep(2 * time.Minute)
+				}
+				assert.LessOrEqual(t, strings.Count(m.logs.String(), "in Vault's storage failed"), 2, "a streak of failures is logged once")
+				m.storage.fail()
+				m.sweep()
+				m.sweep()
+				assert.Len(t, m.storedTokens(), 1)
+				down(console)
+				m.restart()
+				m.mustRead("token")
+			})
+		})
+	}
+}
+
+func TestStorageThatHangsDelaysARestartedMountByASecond(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		m, console := warmMount(t, nil)
+		m.restart()
+		m.mustRead("config")
+		m.storage.slowKeys("get", tokenStoragePrefix, 30*time.Second)
+		var wg sync.WaitGroup
+		for range 10 {
+			wg.Go(func() {
+				begun := time.Now()
+				m.mustRead("token")
+				assert.Equal(t, loadTimeout, time.Since(begun))
+			})
+		}
+		wg.Wait()
+		assert.Equal(t, 2, console.Exchanges())
+		time.Sleep(time.Minute)
+	})
+}
+
+func TestOnReadOnlyStorageNothingIsStoredOrLogged(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		m, _ := warmMount(t, map[string]any{"reuse_period": "1m"})
+		require.NoError(t, m.storage.Delete(t.Context(), "tokens/config"))
+		time.Sleep(2 * time.Minute)
+		m.storage.readOnly()
+		m.mustRead("token")
+		m.sweep()
+		assert.Empty(t, m.storedTokens())
+		assert.NotContains(t, m.logs.String(), "storage failed")
+	})
+}
+
+func TestJWTsWithoutAnOwnerAreSwept(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct {
+		change func(*mount)
+		left   []string
+	}{
+		"role deleted": {func(m *mount) { m.must(logical.DeleteOperation, "roles/team") }, []string{"tokens/config"}},
+		"role deleted on another node": {func(m *mount) {
+			require.NoError(m.t, m.storage.Delete(m.t.Context(), "roles/team"))
+			m.backend.InvalidateKey(m.t.Context(), "roles/team")
+		}, []string{"tokens/config"}},
+		"key replaced, unverified": {func(m *mount) {
+			m.mustWrite("roles/team", map[string]any{"api_key_id": "x", "api_key": "y", "verify_connection": false})
+		}, []string{"tokens/config"}},
+		"key replaced on another node": {func(m *mount) {
+			entry, err := loadRole(m.t.Context(), m.storage, "team")
+			require.NoError(m.t, err)
+			entry.Credential.ID, entry.Credential.APIKey = "another", "another"
+			require.NoError(m.t, store(m.t.Context(), m.storage, "roles/team", entry))
+			m.backend.InvalidateKey(m.t.Context(), "roles/team")
+		}, []string{"tokens/config"}},
+		"config deleted": {func(m *mount) { m.must(logical.DeleteOperation, "config") }, nil},
+		"expired":        {func(*mount) { time.Sleep(25 * time.Hour) }, nil},
+		"nothing":        {func(*mount) {}, []string{"tokens/config", "tokens/roles/team"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				m, console := warmMount(t, nil)
+				console.AddKey(consoletest.Key{ID: "team", Secret: "team-secret"})
+				m.mustWrite("roles/team", map[string]any{"api_key_id": "team", "api_key": "team-secret"})
+				m.mustRead("token/team")
+				test.change(m)
+				m.sweep()
+				assert.Equal(t, test.left, m.storedTokens())
+				assert.LessOrEqual(t, len(m.backend.cache.slots), 2)
+			})
+		})
+	}
+}
+
+func TestASweepLooksAtSomePathsAndTheNextOneGoesOn(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		m, _ := warmMount(t, nil)
+		for i := range 2*maxTidied + 10 {
+			require.NoError(t, store(t.Context(), m.storage, fmt.Sprintf("tokens/roles/gone-%d", i), tokenEntry{}))
+		}
+		m.sweep()
+		assert.Len(t, m.storedTokens(), maxTidied+12)
+		m.sweep()
+		m.sweep()
+		assert.Equal(t, []string{"tokens/config"}, m.storedTokens())
+	})
+}
+
+func TestInvalidatingAStoredJWTDropsNoSettings(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		m, console := warmMount(t, nil)
+		settings := m.backend.current.Load()
+		m.backend.InvalidateKey(t.Context(), "tokens/config")
+		m.mustRead("token")
+		assert.Same(t, settings, m.backend.current.Load())
+		assert.Equal(t, 1, console.Exchanges())
+	})
+}
+
+func TestWithoutReuseNothingIsStored(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		m, console := warmMount(t, map[string]any{"reuse_period": 0})
+		m.mustRead("token")
+		assert.Equal(t, 3, console.Exchanges())
+		assert.Empty(t, m.storedTokens())
+	})
+}
+
+// Entries as v0.x has written them.
+func TestStorageOfEarlierVersions(t *testing.T) {
+	t.Parallel()
+	const (
+		configV3 = `{"console_url":"https://console.example.com","auth_url":"https://id.example.com","credential":{"credentials_version":"v3","organization_id":"11111111-2222-4333-8444-555555555555","api_key_id":"consoletest-key-id","api_key":"canary-api-key-do-not-leak","written_for":"https://console.example.com:443"},"request_timeout":30000000000,"ttl":0,"reuse_period":3600000000000}`
+		configV1 = `{"console_url":"https://console.example.com","auth_url":"https://id.example.com","credential":{"credentials_version":"v1","organization_id":"11111111-2222-4333-8444-555555555555","username":"consoletest-bot@example.com","password":"canary-password-do-not-leak","client_id":"consoletest-client-id","client_secret":"canary-client-secret-do-not-leak","written_for":"https://id.example.com:443"},"request_timeout":30000000000,"ttl":0,"reuse_period":3600000000000}`
+		roleV3   = `{"credential":{"credentials_version":"v3","api_key_id":"team","api_key":"team-secret","written_for":"https://console.example.com:443"},"ttl":3600000000000}`
+	)
+	for name, config := range map[string]string{"v3": configV3, "v1": configV1} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				fake := consoletest.New()
+				fake.AddKey(consoletest.Key{ID: "team", Secret: "team-secret"})
+				m := newMountInBubble(t, fake)
+				for key, value := range map[string]string{"config": config, "roles/team": roleV3, "roles/plain": `{"ttl":60000000000}`} {
+					require.NoError(t, m.storage.Put(t.Context(), &logical.StorageEntry{Key: key, Value: []byte(value)}))
+				}
+				first, ofTeam := m.accessToken("token"), m.accessToken("token/team")
+				id, _ := fake.Issued(ofTeam)
+				assert.Equal(t, "team", id)
+				assert.Equal(t, first, m.accessToken("token/plain"))
+				assert.Len(t, m.storedTokens(), 2)
+				before := fake.Exchanges()
+				m.mustWrite("config", map[string]any{"ttl": "2h"})
+				m.mustWrite("roles/team", map[string]any{"ttl": "2h"})
+				down(fake)
+				m.restart()
+				assert.Equal(t, first, m.accessToken("token"), "the ID that the entry got when it was loaded was lost")
+				assert.Equal(t, ofTeam, m.accessToken("token/team"))
+				assert.Equal(t, before, fake.Exchanges())
+				_, message := m.refused(logical.UpdateOperation, "config", map[string]any{"console_url": "https://evil.example.com", "verify_connection": false})
+				assert.Contains(t, message, "bound to")
+			})
+		})
+	}
+}
+
+// On a node that may not write, an old entry is used without being upgraded.
+func TestStorageOfEarlierVersionsThatCannotBeUpgraded(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		m, console := warmMount(t, nil)
+		entry, err := loadConfig(t.Context(), m.storage)
+		require.NoError(t, err)
+		entry.Credential.ID = ""
+		require.NoError(t, store(t.Context(), m.storage, "config", entry))
+		m.storage.readOnly()
+		m.restart()
+		first := m.accessToken("token")
+		assert.Equal(t, first, m.accessToken("token"))
+		assert.Equal(t, 2, console.Exchanges())
+		assert.NotContains(t, m.logs.String(), "upgrading an entry")
+	})
+}
+
+func TestStorageOfALaterVersion(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		m, console := warmMount(t, nil)
+		m.mustWrite("roles/team", map[string]any{"api_key_id": consoletest.DefaultAPIKeyID, "api_key": consoletest.DefaultAPIKey})
+		later := func(path string) *logical.StorageEntry {
+			entry, err := m.storage.Storage.Get(t.Context(), path)
+			require.NoError(t, err)
+			entry.Value = []byte(strings.Replace(string(entry.Value), `"credentials_version":"v3"`, `"credentials_version":"v4"`, 1))
+			require.NoError(t, m.storage.Put(t.Context(), entry))
+			m.restart()
+			return entry
+		}
+		check := func(stored *logical.StorageEntry, reads ...string) {
+			for _, path := range reads {
+				status, message := m.refused(logical.ReadOperation, path)
+				assert.Equal(t, 500, status)
+				assert.Contains(t, message, "v4")
+				assert.Contains(t, message, "later version")
+			}
+			status, _ := m.refused(logical.UpdateOperation, stored.Key, map[string]any{"ttl": 60})
+			assert.Equal(t, 500, status)
+			now, err := m.storage.Storage.Get(t.Context(), stored.Key)
+			require.NoError(t, err)
+			assert.Equal(t, string(stored.Value), string(now.Value))
+		}
+		before := console.Exchanges()
+		check(later("roles/team"), "token/team", "roles/team", "status/team")
+		check(later("config"), "token", "config", "status")
+		assert.Equal(t, before, console.Exchanges())
+	})
+}
+
+func TestAnEntryWithHolesIsDamaged(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		m, _ := warmMount(t, nil)
+		for _, entry := range []*logical.StorageEntry{{Key: "config", Value: []byte("{}")}, {Key: "roles/x", Value: []byte(`{"credential":{}}`)}} {
+			require.NoError(t, m.storage.Put(t.Context(), entry))
+			m.restart()
+			status, message := m.refused(logical.ReadOperation, entry.Key)
+			assert.Equal(t, 500, status)
+			assert.Contains(t, message, entry.Key+" from storage: the entry is damaged")
+		}
+	})
+}
+
+func TestTheFactoryReadsNothing(t *testing.T) {
+	t.Parallel()
+	m := newMount(t)
+	m.restart()
+	assert.Zero(t, m.storage.count())
+}
+
+func TestCleanEndsWhatIsUnderWay(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		m, console := warmMount(t, map[string]any{"reuse_period": "1m"})
+		time.Sleep(50 * time.Second)
+		console.FailAlways(consoletest.Silence())
+		m.mustRead("token") // begins a refresh ahead
+		synctest.Wait()
+		m.backend.Cleanup(context.Background())
+		synctest.Wait() // the bubble fails if anything is left
+	})
+}
+
+func TestAStoredJWTFromALittleInTheFutureLastsNoLonger(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		m, _ := warmMount(t, nil)
+		time.Sleep(50 * time.Second)
+		entry, err := load[tokenEntry](t.Context(), m.storage, "tokens/config")
+		require.NoError(t, err)
+		entry.Token.ObtainedAt = entry.Token.ObtainedAt.Add(59 * time.Second)
+		require.NoError(t, store(t.Context(), m.storage, "tokens/config", entry))
+		m.restart()
+		resp := m.mustRead("token")
+		expires, err := time.Parse(time.RFC3339, resp.Data["expires_at"].(string))
+		require.NoError(t, err)
+		assert.LessOrEqual(t, resp.Secret.TTL, time.Until(expires))
+	})
+}
+
+// A stored JWT that comes after the reader has given up waiting for it, and begun an exchange, is used all the same.
+func TestAStoredJWTThatIsLateBoundsTheWait(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		m, console := warmMount(t, map[string]any{"reuse_period": "1m"})
+		time.Sleep(2 * time.Minute)
+		console.FailAlways(consoletest.Silence())
+		m.restart()
+		m.storage.slowKeys("get", tokenStoragePrefix, 1500*time.Millisecond)
+		begun := time.Now()
+		m.mustRead("token")
+		assert.Equal(t, loadTimeout+maxReaderWait, time.Since(begun))
+	})
+}
+
+func TestOnReadOnlyStorageForgettingIsAnError(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		m, _ := warmMount(t, nil)
+		m.storage.readOnly()
+		_, message := m.refused(logical.DeleteOperation, "token")
+		assert.Contains(t, message, "stored copy could not be deleted")
+	})
+}
+
+// Storage that gives up waiting when the context ends, as that of a plugin's process does, but whose put lands later.
+type latePuts struct {
+	logical.Storage
+	takes atomic.Int64
+}
+
+func (s *latePuts) Put(ctx context.Context, entry *logical.StorageEntry) error {
+	done := make(chan error, 1)
+	takes := time.Duration(s.takes.Load())
+	go func() {
+		time.Sleep(takes)
+		done <- s.Storage.Put(context.Background(), entry)
+	}()
+	select {
+	case err := <-done:
+		return err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func TestAPutThatLandsAfterItsTimeDoesNotBringAForgottenJWTBack(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		m, console := warmMount(t, map[string]any{"reuse_period": "1m"})
+		late := &latePuts{Storage: m.storage.Storage}
+		m.storage.Storage = late
+		time.Sleep(2 * time.Minute)
+		late.takes.Store(int64(storeTimeout + 3*time.Second))
+		m.mustRead("token")
+		time.Sleep(storeTimeout + time.Second)
+		late.takes.Store(0)
+		m.must(logical.DeleteOperation, "token")
+		m.sweep()
+		time.Sleep(time.Minute)
+		m.sweep()
+		assert.Empty(t, m.storedTokens())
+		down(console)
+		m.restart()
+		m.refused(logical.ReadOperation, "token")
+	})
+}
+
+func TestADamagedEntryDoesNotKeepTheOthersFromBeingSwept(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		m, _ := warmMount(t, nil)
+		require.NoError(t, m.storage.Put(t.Context(), &logical.StorageEntry{Key: "roles/a", Value: []byte("{")}))
+		for _, name := range []string{"a", "gone"} {
+			require.NoError(t, store(t.Context(), m.storage, "tokens/roles/"+name, tokenEntry{}))
+		}
+		m.sweep()
+		assert.Equal(t, []string{"tokens/config", "tokens/roles/a"}, m.storedTokens())
+	})
+}
+
+func TestSweepsDeleteOnlyWhatIsThere(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		m, console := warmMount(t, nil)
+		m.must(logical.DeleteOperation, "token")
+		down(console)
+		m.refused(logical.ReadOperation, "token")
+		m.storage.fail("delete")
+		for range 30 {
+			m.sweep()
+			time.Sleep(time.Minute)
+		}
+		m.mustWrite("roles/plain", map[string]any{"ttl": 60})
+		assert.NotContains(t, m.logs.String(), "deleting a token")
+	})
+}
+
+// On a node that may not write, a credential without a stored ID keeps its JWT over a sweep.
+func TestASweepLeavesWhatCannotBeUpgraded(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		m, console := warmMount(t, nil)
+		entry, err := loadConfig(t.Context(), m.storage)
+		require.NoError(t, err)
+		entry.Credential.ID = ""
+		require.NoError(t, store(t.Context(), m.storage, "config", entry))
+		m.storage.readOnly()
+		m.restart()
+		m.mustRead("token")
+		m.sweep()
+		down(console)
+		m.mustRead("token")
+	})
+}
+
+func TestARoleOfV0IsBoundToTheConsoleOfItsTime(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		m, _ := warmMount(t, nil)
+		v1 := map[string]any{
+			"credentials_version": "v1", "username": consoletest.DefaultUsername, "password": consoletest.DefaultPassword,
+			"client_id": consoletest.DefaultClientID, "client_secret": consoletest.DefaultClientSecret,
+		}
+		m.mustWrite("roles/bot", v1)
+		role, err := loadRole(t.Context(), m.storage, "bot")
+		require.NoError(t, err)
+		role.Credential.ID, role.Credential.ConsoleWrittenFor = "", "" // as v0.x wrote them
+		require.NoError(t, store(t.Context(), m.storage, "roles/bot", role))
+		config, err := loadConfig(t.Context(), m.storage)
+		require.NoError(t, err)
+		config.Credential.ID = ""
+		require.NoError(t, store(t.Context(), m.storage, "config", config))
+		m.restart()
+		m.mustWrite("config", map[string]any{"console_url": "https://evil.example", "api_key": consoletest.DefaultAPIKey, "verify_connection": false})
+		_, message := m.refused(logical.ReadOperation, "token/bot")
+		assert.Contains(t, message, "cannot be used")
+	})
+}
+
+// Not parallel: it counts goroutines, of which other tests have some.
+func TestOneGoroutineWaitsToStoreAJWT(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m, _ := warmMount(t, map[string]any{"reuse_period": "1s"})
+		m.storage.slowKeys("put", tokenStoragePrefix, 10*time.Minute)
+		before := runtime.NumGoroutine()
+		for range 300 {
+			time.Sleep(time.Second)
+			m.mustRead("token")
+		}
+		assert.LessOrEqual(t, runtime.NumGoroutine(), before+5)
+		m.storage.slowKeys("", "", 0)
+		time.Sleep(time.Hour)
+	})
+}

@@ -82,6 +82,7 @@ func newBackend() *backend {
 			b.pathRoleToken(),
 			b.pathStatus(),
 			b.pathRoleStatus(),
+			b.pathMetrics(),
 		},
 		Secrets:      []*framework.Secret{b.secretToken()},
 		PeriodicFunc: b.periodic,

@@ -105,6 +105,8 @@ const (
 	stateRefused = "refused" // someone has to act
 )
 
+var states = []string{stateIdle, stateOK, stateStale, stateFailing, stateRefused}
+
 // state sums up whether reads work.
 func (r *resolvedRole) state(cached tokenState) string {
 	failure := cached.failure

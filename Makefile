@@ -13,10 +13,13 @@ export GOWORK := off
 help: ## List these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' Makefile
 
-build: ## Build the plugin: bin/vault-plugin-secrets-snowplow
+build: ## Build the plugin and snowplow-exec into bin/
 	CGO_ENABLED=0 go build -race=false -trimpath \
 		-ldflags '-s -w -X $(MODULE).Version=$(VERSION) -X $(MODULE).Commit=$(COMMIT)' \
 		-o bin/$(PLUGIN) ./cmd/$(PLUGIN)
+	CGO_ENABLED=0 go build -race=false -trimpath \
+		-ldflags '-s -w -X main.version=$(VERSION) -X main.commit=$(COMMIT)' \
+		-o bin/snowplow-exec ./cmd/snowplow-exec
 
 test: build ## Run every test; the acceptance tests on a real Vault
 	scripts/test.sh
@@ -28,10 +31,11 @@ dev: build ## The demo's Vault and Console, left running until Ctrl-C
 	scripts/dev.sh
 
 lint: export CGO_ENABLED := 0
-lint: ## gofmt, go vet, staticcheck, and the syntax of the scripts
+lint: ## gofmt, go vet (snowplow-exec for each system), staticcheck, and the syntax of the scripts
 	@unformatted=$$(gofmt -l .) || exit 1; \
 		if [ -n "$$unformatted" ]; then echo "gofmt -w these: $$unformatted" >&2; exit 1; fi
 	go vet ./...
+	@for os in darwin windows; do GOOS=$$os go vet ./cmd/snowplow-exec || exit 1; done
 	go tool -modfile=tools/lint/go.mod staticcheck ./...
 	@for script in .ci/run scripts/*.sh; do bash -n "$$script" || exit 1; done
 

@@ -62,6 +62,17 @@ func buildPlugin(version string) (string, error) {
 	return build.(func() (string, error))()
 }
 
+// buildExec builds snowplow-exec once, and returns the program's path.
+var buildExec = sync.OnceValues(func() (string, error) {
+	target := filepath.Join(runDir, "build", "snowplow-exec")
+	cmd := exec.Command("go", "build", "-race=false", "-trimpath", "-o", target, modulePath+"/cmd/snowplow-exec")
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("building snowplow-exec: %w\n%s", err, out)
+	}
+	return target, nil
+})
+
 // pluginOf is the plugin of a version, to be registered with it, in a file of its own.
 func pluginOf(t testing.TB, version string) vaulttest.Plugin {
 	t.Helper()

@@ -79,7 +79,7 @@ func prepare() error {
 
 	// Go repeats the last result of a test whose inputs have not changed. It takes a folder that the test looks into
 	// for one; that the plugin is built from these, it cannot know.
-	for _, folder := range []string{"..", "../cmd/" + pluginName} {
+	for _, folder := range []string{"..", "../cmd/" + pluginName, "../cmd/snowplow-exec"} {
 		if _, err := os.ReadDir(folder); err != nil {
 			return err
 		}

@@ -73,6 +73,27 @@ use_roles() {
 	refused 'VAULT_TOKEN=$INGEST_TOKEN vault read snowplow/token'
 }
 
+use_tools() {
+	say "Snowplow's own tools want an API key: snowplow-exec gives them a key pair that opens a port of this machine only"
+	local tool="snowplow-cli status" role='' login=''
+	if ! type -P snowplow-cli >/dev/null; then
+		tool=consoletool
+		printf '\n(snowplow-cli is not installed: consoletool does what "snowplow-cli status" does)\n'
+	fi
+	if [[ $console == fake ]]; then
+		role=' -role=analytics' login='VAULT_TOKEN=$ANALYTICS_TOKEN '
+	fi
+	run "${login}snowplow-exec$role -- $tool"
+	grep -q "$organization_id" "$work/output" || fail "the tool has not reached Console"
+
+	say "The tool sees neither the API key, nor the JWT, nor Vault's login"
+	run "${login}snowplow-exec$role -- env | grep -E 'SNOWPLOW|VAULT'"
+	if grep -qF -e "$JWT" -e "$(<api-key)" -e VAULT_ "$work/output"; then
+		fail "the tool's environment holds a secret of Vault's"
+	fi
+	grep -q '^SNOWPLOW_CONSOLE_API_KEY=' "$work/output" || fail "the tool has no key pair"
+}
+
 # reader reads tokens until told to stop. A line tells whether the read began
 # before or after the write of the new key had returned, and the JWT.
 reader() {
@@ -165,6 +186,9 @@ if [[ $console == real ]]; then
 	say "Left out: roles with keys of their own, and a rotation. They need further API keys, which only the fake Console gives away."
 else
 	use_roles
+fi
+use_tools
+if [[ $console == fake ]]; then
 	rotate_key
 fi
 show_status

@@ -17,7 +17,8 @@ printf '\nexport VAULT_ADDR=%s\nexport VAULT_TOKEN=%s\n' "$VAULT_ADDR" "$VAULT_T
 if [[ $(type -P vault || true) != "$vault_bin" ]]; then
 	printf 'alias vault=%q\n' "$vault_bin"
 fi
-printf 'vault read snowplow/token\n\nConsole: %s. Log of Vault: %s. Ctrl-C ends all of it.\n' "$console_url" "$work/server.log"
+printf 'vault read snowplow/token\n%q -- snowplow-cli status\n\nConsole:' "$root/bin/snowplow-exec"
+printf ' %s. Log of Vault: %s. Ctrl-C ends all of it.\n' "$console_url" "$work/server.log"
 
 wait "$server_pid" || true
 tail -n 20 server.log >&2

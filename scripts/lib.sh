@@ -98,16 +98,21 @@ mask() {
 # find_programs builds what the set-up needs and finds a Vault.
 find_programs() {
 	say "Building the programs and finding a Vault"
-	[[ -x $root/bin/$plugin ]] || fail "bin/$plugin is missing: run make build first"
-	mkdir -p "$work/home" "$work/plugins"
+	local program
+	for program in "$plugin" snowplow-exec; do
+		[[ -x $root/bin/$program ]] || fail "bin/$program is missing: run make build first"
+	done
+	mkdir -p "$work/home" "$work/plugins" "$work/bin"
 	cp "$root/bin/$plugin" "$work/plugins/"
+	cp "$root/bin/snowplow-exec" "$work/bin/"
 	(
 		cd "$root" || exit
-		CGO_ENABLED=0 go build -race=false -trimpath -o "$work/bin/" ./internal/consoletest/fakeconsole ./scripts/callconsole
+		CGO_ENABLED=0 go build -race=false -trimpath -o "$work/bin/" ./internal/consoletest/fakeconsole ./scripts/callconsole ./scripts/consoletool
 	)
 	PATH=$work/bin:$PATH
 	vault_bin=$("$root/scripts/vault.sh") || fail "there is no Vault to use (see above)"
 	printf 'plugin: %s\n' "$("$work/plugins/$plugin" --version)"
+	printf 'exec:   %s\n' "$(snowplow-exec -version)"
 	printf 'vault:  %s\n' "$(vault version)"
 	cd "$work" || exit
 }

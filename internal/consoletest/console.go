@@ -1,6 +1,7 @@
 // Package consoletest provides a fake Snowplow Console for tests: the three
 // exchanges of a credential for a JWT, the list of organizations that such a
-// JWT opens, and faults on demand. Without any configuration it knows one
+// JWT opens, what snowplow-cli and Snowtype read of an organization that is
+// empty, and faults on demand. Without any configuration it knows one
 // organization, one API key and one bot user: the Default constants.
 package consoletest
 
@@ -116,6 +117,7 @@ func New(opts ...Option) *Console {
 	c.mux.HandleFunc(credentials+"/v2/token", c.exchange(c.apiKeyIDOfSecret, c.serveV2))
 	c.mux.HandleFunc("/oauth/token", c.exchange(username, c.serveV1))
 	c.mux.HandleFunc("/api/msc/v1/organizations", c.serveOrganizations)
+	c.handleTools()
 	c.mux.HandleFunc("/", func(w http.ResponseWriter, _ *http.Request) {
 		writeError(w, http.StatusNotFound, "no such resource")
 	})

@@ -229,6 +229,47 @@ func TestOrganizations(t *testing.T) {
 	assert.Equal(t, 1, console.Exchanges(), "none of these is an exchange")
 }
 
+// What the tools decode is in the wants: they fail on another type.
+func TestToolEndpoints(t *testing.T) {
+	t.Parallel()
+	console := consoletest.New()
+	console.AddKey(consoletest.Key{OrganizationID: "other", ID: "other", Secret: "other-secret"})
+	jwt := exchange(t, console, 200)
+	for endpoint, want := range map[string]string{
+		"GET /data-structures/v1":                                 `[]`,
+		"GET /data-structures/v1/schemas/versions?latest=true":    `[]`,
+		"GET /data-structures/v1/abc":                             ``,
+		"GET /data-structures/v1/abc/versions/1-0-0?env=DEV":      ``,
+		"GET /data-structures/v1/abc/deployments?from=0&size=25":  `[]`,
+		"GET /data-structure-drafts/v1/schemas":                   `[]`,
+		"POST /data-structures/v1/validation-requests":            `{"success": true, "errors": [], "warnings": [], "info": []}`,
+		"GET /data-products/v2":                                   `{"data": [], "includes": {"owners": [], "eventSpecs": [], "sourceApplications": []}}`,
+		"GET /source-apps/v1":                                     `{"data": []}`,
+		"GET /images/v1":                                          `{"items": []}`,
+		"GET /destinations/v3":                                    `[]`,
+		"GET /event-specs/v1/11111111-0000-4000-8000-00000000000": ``,
+	} {
+		method, path, _ := strings.Cut(endpoint, " ")
+		ask := func(method, organization, bearer string) *httptest.ResponseRecorder {
+			req := httptest.NewRequest(method, organizationsPath+"/"+organization+path, nil)
+			req.Header.Set("Authorization", bearer)
+			rec := httptest.NewRecorder()
+			console.ServeHTTP(rec, req)
+			return rec
+		}
+		answer := ask(method, consoletest.DefaultOrganizationID, "Bearer "+jwt)
+		if want == "" {
+			assert.Equal(t, 404, answer.Code, endpoint)
+			continue
+		}
+		assert.Equal(t, 200, answer.Code, endpoint)
+		assert.JSONEq(t, want, answer.Body.String(), endpoint)
+		assert.Equal(t, 401, ask(method, consoletest.DefaultOrganizationID, "Bearer wrong").Code, endpoint)
+		assert.Equal(t, 403, ask(method, "other", "Bearer "+jwt).Code, endpoint)
+		assert.Equal(t, 405, ask("PUT", consoletest.DefaultOrganizationID, "Bearer "+jwt).Code, endpoint)
+	}
+}
+
 func TestJWT(t *testing.T) {
 	t.Parallel()
 	now := time.Unix(1_000_000, 999)

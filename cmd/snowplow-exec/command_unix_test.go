@@ -1,0 +1,158 @@
+//go:build unix
+
+package main
+
+import (
+	"bufio"
+	"fmt"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/snowplow-vault/vault-plugin-secrets-snowplow/internal/consoletest"
+)
+
+// toolUnix is the part of the tests' command that has to do with processes and signals.
+func toolUnix(args []string) int {
+	switch args[0] {
+	case "die": // of a signal
+		_ = syscall.Kill(os.Getpid(), syscall.SIGTERM)
+		select {}
+	case "signals": // prints each that arrives, until standard input ends
+		signals := make(chan os.Signal, 16)
+		for _, s := range passedOn {
+			if !signal.Ignored(s) {
+				signal.Notify(signals, s)
+			}
+		}
+		fmt.Println("ready", os.Getppid())
+		go func() {
+			for s := range signals {
+				fmt.Println(s)
+			}
+		}()
+		lines := bufio.NewScanner(os.Stdin)
+		for lines.Scan() {
+			fmt.Println("got", lines.Text())
+		}
+		return 0
+	case "peek": // at what snowplow-exec was started with
+		_, err := os.ReadFile(fmt.Sprintf("/proc/%d/environ", os.Getppid()))
+		fmt.Println(err)
+		return 0
+	}
+	return 99
+}
+
+func TestExitCodes(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	write := func(name, content string, mode os.FileMode) string {
+		path := filepath.Join(dir, name)
+		require.NoError(t, os.WriteFile(path, []byte(content), mode))
+		return path
+	}
+	for name, tt := range map[string]struct {
+		args []string
+		code int
+		says string
+	}{
+		"success":            {[]string{"TOOL", "exit", "0"}, 0, ""},
+		"failure":            {[]string{"TOOL", "exit", "3"}, 3, ""},
+		"signal":             {[]string{"TOOL", "die"}, 128 + int(syscall.SIGTERM), ""},
+		"not found":          {[]string{"no-such-command"}, 127, "cannot run no-such-command: executable file not found"},
+		"not found, path":    {[]string{"./no-such-command"}, 127, "cannot run ./no-such-command: no such file"},
+		"no permission":      {[]string{write("data", "", 0o600)}, 126, "permission denied"},
+		"a folder":           {[]string{dir}, 126, "is a directory"},
+		"no program":         {[]string{write("text", "no program", 0o700)}, 126, "exec format error"},
+		"no program to read": {[]string{write("script", "#!/no/such/shell\n", 0o700)}, 127, "no such file"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			p := newProcess(t, newVaultServer(t, consoletest.NewServer(t)), tt.args...)
+			code, _ := p.finish(t)
+			require.Equal(t, tt.code, code, "standard error: %s", &p.stderr)
+			if tt.says == "" {
+				require.Empty(t, p.stderr.String())
+			} else {
+				require.Contains(t, p.stderr.String(), tt.says)
+				require.Equal(t, 1, strings.Count(p.stderr.String(), "\n"), "one line: %s", &p.stderr)
+			}
+		})
+	}
+}
+
+func TestSignalsArePassedOn(t *testing.T) {
+	t.Parallel()
+	p := newProcess(t, newVaultServer(t, consoletest.NewServer(t)), "TOOL", "signals")
+	p.SysProcAttr = &syscall.SysProcAttr{Setsid: true} // no terminal
+	p.start(t)
+	require.Contains(t, p.line(t), "ready")
+	for _, s := range passedOn {
+		require.NoError(t, p.Process.Signal(s))
+		require.Equal(t, s.String(), p.line(t))
+	}
+	_, err := fmt.Fprintln(p.stdin, "standard input")
+	require.NoError(t, err)
+	require.Equal(t, "got standard input", p.line(t), "no signal came twice, and the command reads the standard input")
+	require.NoError(t, p.stdin.Close())
+	require.NoError(t, p.Wait())
+}
+
+func TestASignalThatIsIgnoredStaysIgnored(t *testing.T) {
+	t.Parallel()
+	p := newProcess(t, newVaultServer(t, consoletest.NewServer(t)), "TOOL", "signals")
+	p.Args = append([]string{"sh", "-c", `trap "" HUP; exec "$0" "$@"`, p.Path}, p.Args[1:]...)
+	p.Path = "/bin/sh"
+	p.start(t)
+	require.Contains(t, p.line(t), "ready")
+	require.NoError(t, p.Process.Signal(syscall.SIGHUP))
+	require.NoError(t, p.Process.Signal(syscall.SIGUSR1))
+	require.Equal(t, syscall.SIGUSR1.String(), p.line(t), "as with nohup")
+	require.NoError(t, p.stdin.Close())
+	require.NoError(t, p.Wait())
+}
+
+func TestServingWithoutACommand(t *testing.T) {
+	t.Parallel()
+	p := newProcess(t, newVaultServer(t, consoletest.NewServer(t)), "-listen=localhost:0")
+	p.start(t)
+	variables := map[string]string{}
+	for range 5 {
+		name, value, ok := strings.Cut(strings.TrimPrefix(p.line(t), "export SNOWPLOW_CONSOLE_"), "=")
+		require.True(t, ok)
+		variables[name] = value
+	}
+	require.Equal(t, consoletest.DefaultOrganizationID, variables["ORG_ID"])
+	require.Equal(t, variables["HOST"]+"/api/msc", variables["API_URL"])
+	require.True(t, strings.HasPrefix(variables["HOST"], "http://127.0.0.1:"), variables["HOST"])
+	standIn := exchange(variables["HOST"], variables["API_KEY_ID"], variables["API_KEY"])
+	status, _ := get(variables["API_URL"]+"/v1/organizations", bearer(standIn))
+	require.Equal(t, 200, status)
+
+	require.NoError(t, p.Process.Signal(os.Interrupt))
+	require.NoError(t, p.Wait(), "Ctrl-C is how it ends")
+	status, _ = get(variables["HOST"], nil)
+	require.Equal(t, 0, status, "the port is closed")
+}
+
+func TestEnvironmentOfTheCommand(t *testing.T) {
+	t.Parallel()
+	console := []string{"SNOWPLOW_CONSOLE_HOST=http://127.0.0.1:1"}
+	for name, tt := range map[string]struct{ caller, want []string }{
+		"Vault's":             {[]string{"A=1", "VAULT_ADDR=x", "vault_token=x", "BAO_TOKEN=x", "ACTIONS_ID_TOKEN_REQUEST_TOKEN=x", "VAULTED=2"}, []string{"A=1", "VAULTED=2"}},
+		"Console's":           {[]string{"SNOWPLOW_CONSOLE_HOST=x", "SNOWPLOW_CONSOLE_MANAGED_FROM=y"}, []string{"SNOWPLOW_CONSOLE_MANAGED_FROM=y"}},
+		"a proxy":             {[]string{"http_proxy=x"}, []string{"http_proxy=x", "NO_PROXY=" + loopbackHosts, "no_proxy=" + loopbackHosts}},
+		"no proxy":            {[]string{"HTTP_PROXY="}, []string{"HTTP_PROXY="}},
+		"a proxy not for all": {[]string{"ALL_PROXY=x", "no_proxy=a"}, []string{"ALL_PROXY=x", "no_proxy=a," + loopbackHosts, "NO_PROXY=" + loopbackHosts}},
+		"a proxy for nothing": {[]string{"ALL_PROXY=x", "no_proxy=*", "NO_PROXY=*"}, []string{"ALL_PROXY=x", "no_proxy=*", "NO_PROXY=*"}},
+	} {
+		assert.Equal(t, append(tt.want, console...), commandEnvironment(tt.caller, console), name)
+	}
+}

@@ -1,0 +1,338 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/snowplow-vault/vault-plugin-secrets-snowplow/internal/consoletest"
+)
+
+// testConsole is a console that a test talks to, with a Vault that hands out what the test says.
+type testConsole struct {
+	*console
+	URL     string
+	standIn string // for the first JWT
+	client  *http.Client
+
+	mu    sync.Mutex
+	jwt   string
+	err   error
+	reads int
+}
+
+// startConsole starts one in front of a Console.
+func startConsole(t *testing.T, consoleURL string, transport http.RoundTripper, jwt string) *testConsole {
+	t.Helper()
+	target, err := url.Parse(consoleURL)
+	require.NoError(t, err)
+	c := &testConsole{jwt: jwt}
+	source, err := newTokenSource(t.Context(), func(context.Context) (*token, error) {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		c.reads++
+		end := time.Now().Add(time.Hour)
+		return &token{jwt: c.jwt, organizationID: consoletest.DefaultOrganizationID, consoleURL: target, refreshAt: end, leaseEnd: end, expiresAt: end}, c.err
+	}, discardLogs())
+	require.NoError(t, err)
+	server := httptest.NewUnstartedServer(nil)
+	c.console = newConsole(source, transport, server.Listener.Addr(), "snowplow/token", discardLogs())
+	server.Config = newServer(c.console)
+	server.Start()
+	t.Cleanup(server.Close)
+	c.URL = server.URL
+	// Neither redirects nor encodings are handled for the test.
+	c.client = &http.Client{
+		Transport:     &http.Transport{DisableCompression: true},
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}
+	t.Cleanup(c.client.CloseIdleConnections)
+	c.standIn = exchange(c.URL, c.apiKeyID, c.apiKey)
+	require.NotEmpty(t, c.standIn)
+	return c
+}
+
+// upstream starts a Console that is a handler, and a console in front of it.
+func upstream(t *testing.T, handler http.HandlerFunc) *testConsole {
+	t.Helper()
+	server := httptest.NewServer(handler)
+	t.Cleanup(server.Close)
+	return startConsole(t, server.URL, newTestTransport(t), newJWT())
+}
+
+func newTestTransport(t *testing.T) http.RoundTripper {
+	transport, err := newTransport("")
+	require.NoError(t, err)
+	t.Cleanup(transport.CloseIdleConnections)
+	return transport
+}
+
+// newJWT mints a JWT that no other is like.
+func newJWT() string { return consoletest.New().Mint(map[string]any{"sub": "canary"}) }
+
+// hand makes Vault hand out another JWT from now on.
+func (c *testConsole) hand(jwt string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.jwt = jwt
+}
+
+func (c *testConsole) readsSoFar() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.reads
+}
+
+// request makes a request with the stand-in.
+func (c *testConsole) request(t *testing.T, method, path string, body io.Reader) *http.Request {
+	t.Helper()
+	request, err := http.NewRequestWithContext(t.Context(), method, c.URL+path, body)
+	require.NoError(t, err)
+	request.Header.Set("Authorization", "Bearer "+c.standIn)
+	return request
+}
+
+type answer struct {
+	status  int
+	header  http.Header
+	trailer http.Header
+	body    string
+	err     error // while reading the body
+}
+
+func (c *testConsole) do(t *testing.T, request *http.Request) answer {
+	t.Helper()
+	response, err := c.client.Do(request)
+	require.NoError(t, err)
+	defer response.Body.Close()
+	body, err := io.ReadAll(response.Body)
+	return answer{response.StatusCode, response.Header, response.Trailer, string(body), err}
+}
+
+func TestExchange(t *testing.T) {
+	t.Parallel()
+	c := upstream(t, func(_ http.ResponseWriter, r *http.Request) { assert.Fail(t, "Console was asked", r.URL) })
+	const other = "/api/msc/v1/organizations/other"
+	for name, tt := range map[string]struct {
+		method, path, id, key string
+		want                  int
+	}{
+		"v3":                                    {"GET", organizationPath + "/credentials/v3/token", c.apiKeyID, c.apiKey, 200},
+		"v2":                                    {"GET", organizationPath + "/credentials/v2/token", "", c.apiKey, 200},
+		"v3, no ID":                             {"GET", organizationPath + "/credentials/v3/token", "", c.apiKey, 401},
+		"v3, wrong ID":                          {"GET", organizationPath + "/credentials/v3/token", "wrong", c.apiKey, 401},
+		"v3, no key":                            {"GET", organizationPath + "/credentials/v3/token", c.apiKeyID, "", 401},
+		"v3, wrong key":                         {"GET", organizationPath + "/credentials/v3/token", c.apiKeyID, "wrong", 401},
+		"v3, half a key":                        {"GET", organizationPath + "/credentials/v3/token", c.apiKeyID, c.apiKey[:10], 401},
+		"v2, wrong key":                         {"GET", organizationPath + "/credentials/v2/token", c.apiKeyID, "wrong", 401},
+		"v3, another organization":              {"GET", other + "/credentials/v3/token", c.apiKeyID, c.apiKey, 404},
+		"v3, another organization, wrong key":   {"GET", other + "/credentials/v3/token", c.apiKeyID, "wrong", 401},
+		"v3, POST":                              {"POST", organizationPath + "/credentials/v3/token", c.apiKeyID, c.apiKey, 405},
+		"no exchange that there is":             {"GET", organizationPath + "/credentials/v1/token", c.apiKeyID, c.apiKey, 401},
+		"a detour to the organization":          {"GET", other + "/../" + consoletest.DefaultOrganizationID + "/credentials/v3/token", c.apiKeyID, c.apiKey, 401},
+		"a detour to it, encoded":               {"GET", other + "%2f..%2f" + consoletest.DefaultOrganizationID + "/credentials/v3/token", c.apiKeyID, c.apiKey, 401},
+		"the pair is no login for other things": {"GET", "/api/msc/v1/organizations", c.apiKeyID, c.apiKey, 401},
+	} {
+		request := c.request(t, tt.method, tt.path, nil)
+		request.Header = http.Header{}
+		request.Header.Set("X-API-Key-ID", tt.id)
+		request.Header.Set("X-API-Key", tt.key)
+		got := c.do(t, request)
+		assert.Equal(t, tt.want, got.status, name)
+		assert.Equal(t, "application/json", got.header.Get("Content-Type"), name)
+		if tt.want == 200 {
+			assert.JSONEq(t, `{"accessToken": "`+c.standIn+`"}`, got.body, name)
+			assert.Equal(t, "no-store", got.header.Get("Cache-Control"), name)
+		} else {
+			assert.Contains(t, got.body, `{"message":`, name)
+			assert.NotContains(t, got.body, "accessToken", name)
+		}
+	}
+	require.Equal(t, 1, c.readsSoFar(), "one token serves all exchanges")
+}
+
+func TestARequestWithoutTheStandInGoesNowhere(t *testing.T) {
+	t.Parallel()
+	c := upstream(t, func(_ http.ResponseWriter, r *http.Request) { assert.Fail(t, "Console was asked", r.URL) })
+	for name, header := range map[string]http.Header{
+		"nothing":           {},
+		"a wrong one":       {"Authorization": {"Bearer wrong"}},
+		"the JWT itself":    {"Authorization": {"Bearer " + c.jwt}},
+		"another signature": {"Authorization": {"Bearer " + newStandIn(c.jwt)}},
+		"a part of it":      {"Authorization": {"Bearer " + c.standIn[:len(c.standIn)-1]}},
+		"another scheme":    {"Authorization": {"Basic " + c.standIn}},
+		"no scheme":         {"Authorization": {c.standIn}},
+		"empty":             {"Authorization": {"Bearer "}},
+		"two of them":       {"Authorization": {"Bearer " + c.standIn, "Bearer " + c.standIn}},
+		"the key":           {"Authorization": {"Bearer " + c.apiKey}},
+		"in a cookie":       {"Cookie": {"Authorization=" + c.standIn}},
+	} {
+		request := c.request(t, http.MethodGet, "/api/msc/v1/organizations?access_token="+c.standIn, nil)
+		request.Header = header
+		got := c.do(t, request)
+		assert.Equal(t, 401, got.status, name)
+		assert.Equal(t, "Bearer", got.header.Get("WWW-Authenticate"), name)
+	}
+}
+
+func TestNothingIsAnsweredWithoutTheHandler(t *testing.T) {
+	t.Parallel()
+	c := upstream(t, func(_ http.ResponseWriter, r *http.Request) { assert.Fail(t, "Console was asked", r.URL) })
+	conn, err := net.Dial("tcp", c.address.String())
+	require.NoError(t, err)
+	defer conn.Close()
+	_, err = io.WriteString(conn, "OPTIONS * HTTP/1.1\r\nHost: evil.example\r\nConnection: close\r\n\r\n")
+	require.NoError(t, err)
+	raw, err := io.ReadAll(conn)
+	require.NoError(t, err)
+	require.True(t, strings.HasPrefix(string(raw), "HTTP/1.1 421 "), "%s", raw)
+}
+
+func TestARequestForAnotherHostGoesNowhere(t *testing.T) {
+	t.Parallel()
+	c := upstream(t, func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "Console") })
+	port := portOf(c.address)
+	for host, want := range map[string]int{
+		"127.0.0.1:" + port:             200,
+		"localhost:" + port:             200,
+		"LOCALHOST:" + port:             200,
+		"[::ffff:127.0.0.1]:" + port:    200,
+		"evil.example:" + port:          421,
+		"127.0.0.1.evil.com:" + port:    421,
+		"127.0.0.2:" + port:             421,
+		"127.0.0.1:1":                   421,
+		"127.0.0.1":                     421,
+		"console.snowplowanalytics.com": 421,
+	} {
+		request := c.request(t, http.MethodGet, "/", nil)
+		request.Host = host
+		assert.Equal(t, want, c.do(t, request).status, host)
+		exchange := c.request(t, http.MethodGet, organizationPath+"/credentials/v3/token", nil)
+		exchange.Host = host
+		exchange.Header.Set("X-API-Key-ID", c.apiKeyID)
+		exchange.Header.Set("X-API-Key", c.apiKey)
+		assert.Equal(t, want, c.do(t, exchange).status, "the exchange at %s", host)
+	}
+}
+
+func TestAnEarlierStandInServesOn(t *testing.T) {
+	t.Parallel()
+	var sent []string
+	c := upstream(t, func(_ http.ResponseWriter, r *http.Request) { sent = append(sent, r.Header.Get("Authorization")) })
+	second := newJWT()
+	c.source.current.refreshAt = time.Time{}
+	c.hand(second)
+	standIn := exchange(c.URL, c.apiKeyID, c.apiKey)
+	require.NotEqual(t, c.standIn, standIn, "each JWT has a stand-in of its own, with its claims")
+	for _, header := range []string{"Bearer " + c.standIn, "bearer " + standIn} {
+		request := c.request(t, http.MethodGet, "/", nil)
+		request.Header.Set("Authorization", header)
+		require.Equal(t, 200, c.do(t, request).status)
+	}
+	require.Equal(t, []string{"Bearer " + second, "Bearer " + second}, sent)
+}
+
+func TestWithoutAJWTTheToolIsToldSo(t *testing.T) {
+	t.Parallel()
+	c := upstream(t, func(_ http.ResponseWriter, r *http.Request) { assert.Fail(t, "Console was asked", r.URL) })
+	*c.source.current = token{jwt: c.jwt, organizationID: consoletest.DefaultOrganizationID, consoleURL: c.source.consoleURL()}
+	c.err = errors.New("cannot reach Vault")
+	for _, path := range []string{"/", organizationPath + "/credentials/v3/token"} {
+		request := c.request(t, http.MethodGet, path, nil)
+		request.Header.Set("X-API-Key-ID", c.apiKeyID)
+		request.Header.Set("X-API-Key", c.apiKey)
+		got := c.do(t, request)
+		require.Equal(t, 502, got.status)
+		require.JSONEq(t, `{"message": "snowplow-exec: cannot reach Vault"}`, got.body)
+	}
+}
+
+func TestStandIns(t *testing.T) {
+	t.Parallel()
+	long := strings.Repeat("s", 342) // of RS256
+	for jwt, want := range map[string]struct {
+		prefix string
+		length int
+	}{
+		"aGVhZGVy.Y2xhaW1z." + long: {"aGVhZGVy.Y2xhaW1z.", len("aGVhZGVy.Y2xhaW1z.") + 342},
+		"a.b.c":                     {"a.b.", len("a.b.") + 43}, // not shorter than what nobody can guess
+		"opaque/token+of~some.kind": {"", 52},
+		"a.b.":                      {"", 52},
+	} {
+		first, second := newStandIn(jwt), newStandIn(jwt)
+		assert.NotEqual(t, first, second, jwt)
+		assert.True(t, strings.HasPrefix(first, want.prefix), "%s: %s", jwt, first)
+		assert.Len(t, first, want.length, jwt)
+	}
+}
+
+func TestVariables(t *testing.T) {
+	t.Parallel()
+	c := upstream(t, nil)
+	require.Equal(t, []string{
+		"SNOWPLOW_CONSOLE_HOST=" + c.URL,
+		"SNOWPLOW_CONSOLE_API_URL=" + c.URL + "/api/msc",
+		"SNOWPLOW_CONSOLE_ORG_ID=" + consoletest.DefaultOrganizationID,
+		"SNOWPLOW_CONSOLE_API_KEY_ID=" + c.apiKeyID,
+		"SNOWPLOW_CONSOLE_API_KEY=" + c.apiKey,
+	}, c.variables())
+	require.Equal(t, "a-B_1.~:/@", shellQuote("a-B_1.~:/@"))
+	require.Equal(t, `'it'\''s $(so)'`, shellQuote("it's $(so)"))
+}
+
+func TestHeadersAreLimitedInSize(t *testing.T) {
+	t.Parallel()
+	c := upstream(t, func(http.ResponseWriter, *http.Request) {})
+	request := c.request(t, http.MethodGet, "/", nil)
+	request.Header.Set("X-Large", strings.Repeat("x", maxHeaderBytes/2))
+	require.Equal(t, 200, c.do(t, request).status)
+	request.Header.Set("X-Large", strings.Repeat("x", 2*maxHeaderBytes))
+	require.Equal(t, 431, c.do(t, request).status)
+}
+
+// pipeListener accepts one connection, without a network: its deadlines go by the clock of a bubble.
+type pipeListener struct {
+	connections chan net.Conn
+	closed      chan struct{}
+}
+
+func (l *pipeListener) Accept() (net.Conn, error) {
+	select {
+	case conn := <-l.connections:
+		return conn, nil
+	case <-l.closed:
+		return nil, net.ErrClosed
+	}
+}
+
+func (l *pipeListener) Close() error   { close(l.closed); return nil }
+func (l *pipeListener) Addr() net.Addr { return &net.TCPAddr{} }
+
+func TestHeadersAreLimitedInTime(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		client, conn := net.Pipe()
+		listener := &pipeListener{make(chan net.Conn, 1), make(chan struct{})}
+		listener.connections <- conn
+		server := newServer(http.NotFoundHandler())
+		go func() { _ = server.Serve(listener) }()
+		defer server.Close()
+		begun := time.Now()
+		_, err := io.WriteString(client, "GET / HTTP/1.1\r\nHost: ")
+		require.NoError(t, err)
+		_, _ = io.ReadAll(client)
+		require.Equal(t, readHeaderTimeout, time.Since(begun))
+	})
+}

@@ -1,0 +1,210 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"compress/gzip"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptrace"
+	"net/textproto"
+	"strings"
+)
+
+const (
+	// minSecret is the length below which text is not looked for: it would be found where it is not meant.
+	minSecret = 8
+	// maskBuffer is how much of a body is looked at at once.
+	maskBuffer = 32 << 10
+)
+
+// secret is the part of a JWT that must not come back to the command if Console repeats the request: the signature,
+// which is all that the command does not know, or the whole of what is no JWT. Each occurrence is replaced by as many
+// asterisks, so that lengths stay what they are.
+type secret []byte
+
+func newSecret(jwt string) secret {
+	if _, signature, ok := splitJWT(jwt); ok && len(signature) >= 2*minSecret {
+		return secret(signature)
+	}
+	if len(jwt) < minSecret {
+		return nil
+	}
+	return secret(jwt)
+}
+
+func (s secret) mask() []byte { return bytes.Repeat([]byte("*"), len(s)) }
+
+func (s secret) maskText(text string) string {
+	if len(s) == 0 {
+		return text
+	}
+	return strings.ReplaceAll(text, string(s), string(s.mask()))
+}
+
+func (s secret) maskHeader(header map[string][]string) {
+	for _, values := range header {
+		for i, value := range values {
+			values[i] = s.maskText(value)
+		}
+	}
+}
+
+// maskEarlyHeaders masks the headers of informational responses (1xx) before the reverse proxy passes them on: of two
+// hooks, the one that was added last runs first.
+func (s secret) maskEarlyHeaders(ctx context.Context) context.Context {
+	return httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
+		Got1xxResponse: func(_ int, header textproto.MIMEHeader) error {
+			s.maskHeader(header)
+			return nil
+		},
+	})
+}
+
+// maskResponse masks headers at once, and body and trailers as they are read. A compressed body stays as it is, byte for
+// byte, but breaks off before a part that holds the secret.
+func (s secret) maskResponse(resp *http.Response) error {
+	s.maskHeader(resp.Header)
+	if len(s) == 0 || resp.Body == http.NoBody {
+		return nil
+	}
+	body := resp.Body
+	var reader io.Reader
+	switch encoding := strings.ToLower(strings.Join(resp.Header.Values("Content-Encoding"), ",")); encoding {
+	case "", "identity":
+		reader = &maskingReader{secret: s, mask: s.mask(), source: body}
+	case "gzip", "x-gzip":
+		reader = &gzipGuard{secret: s, source: bufio.NewReader(body)}
+	default:
+		return fmt.Errorf("cannot pass on Console's answer in the encoding %q, which was not asked for and cannot be checked for credentials", encoding)
+	}
+	resp.Body = &maskedBody{reader: reader, body: body, done: func() { s.maskHeader(resp.Trailer) }}
+	return nil
+}
+
+// maskedBody is a body with another reader in front of it.
+type maskedBody struct {
+	reader io.Reader
+	body   io.Closer
+	done   func()
+}
+
+func (b *maskedBody) Read(p []byte) (int, error) {
+	n, err := b.reader.Read(p)
+	if err == io.EOF {
+		b.done()
+	}
+	return n, err
+}
+
+func (b *maskedBody) Close() error { return b.body.Close() }
+
+// openEnd is the length of the longest end of text that may be the beginning of the secret.
+func (s secret) openEnd(text []byte) int {
+	for n := min(len(text), len(s)-1); n > 0; n-- {
+		if bytes.HasSuffix(text, s[:n]) {
+			return n
+		}
+	}
+	return 0
+}
+
+// maskingReader masks the secret in plain text. It holds back only what may be its beginning.
+type maskingReader struct {
+	secret secret
+	mask   []byte
+	source io.Reader
+
+	chunk [maskBuffer]byte
+	text  []byte // read, and not yet handed on
+	ready int    // how much of text can be
+	err   error
+}
+
+func (m *maskingReader) Read(p []byte) (int, error) {
+	for m.ready == 0 && m.err == nil && len(p) > 0 {
+		var n int
+		n, m.err = m.source.Read(m.chunk[:])
+		m.text = bytes.ReplaceAll(append(m.text, m.chunk[:n]...), m.secret, m.mask)
+		m.ready = len(m.text)
+		if m.err == nil {
+			m.ready -= m.secret.openEnd(m.text)
+		}
+	}
+	n := copy(p, m.text[:m.ready])
+	m.text, m.ready = m.text[n:], m.ready-n
+	if m.ready > 0 || n > 0 {
+		return n, nil
+	}
+	return 0, m.err
+}
+
+var errRepeated = errors.New("the answer of Console repeats the JWT")
+
+// gzipGuard hands a compressed body on unchanged, but no byte before the text that it stands for was seen to be free of
+// the secret. It is the source of its own decompressor: what that has consumed is what can be judged.
+type gzipGuard struct {
+	secret secret
+	source *bufio.Reader
+
+	decompressor *gzip.Reader
+	chunk        [maskBuffer]byte
+	end          []byte       // of the text so far: what may be the beginning of the secret
+	consumed     bytes.Buffer // by the decompressor, and not yet judged
+	ready        bytes.Buffer // judged
+	err          error
+}
+
+func (g *gzipGuard) Read(p []byte) (int, error) {
+	for g.ready.Len() == 0 && g.err == nil && len(p) > 0 {
+		g.err = g.judge()
+	}
+	if g.ready.Len() > 0 {
+		return g.ready.Read(p)
+	}
+	return 0, g.err
+}
+
+// judge decompresses some more, and releases what was consumed for it.
+func (g *gzipGuard) judge() error {
+	if g.decompressor == nil {
+		decompressor, err := gzip.NewReader((*gzipInput)(g))
+		if err != nil {
+			return err // io.EOF for a body that is empty
+		}
+		g.decompressor = decompressor
+	}
+	n, err := g.decompressor.Read(g.chunk[:])
+	text := append(g.end, g.chunk[:n]...)
+	if bytes.Contains(text, g.secret) {
+		return errRepeated
+	}
+	if err != nil && err != io.EOF {
+		return err
+	}
+	g.end = bytes.Clone(text[len(text)-g.secret.openEnd(text):])
+	if len(g.end) == 0 || err == io.EOF {
+		_, _ = g.consumed.WriteTo(&g.ready)
+	}
+	return err
+}
+
+// gzipInput records what the decompressor reads. With ReadByte, it reads no further than it needs to.
+type gzipInput gzipGuard
+
+func (g *gzipInput) Read(p []byte) (int, error) {
+	n, err := g.source.Read(p)
+	g.consumed.Write(p[:n])
+	return n, err
+}
+
+func (g *gzipInput) ReadByte() (byte, error) {
+	b, err := g.source.ReadByte()
+	if err == nil {
+		g.consumed.WriteByte(b)
+	}
+	return b, err
+}

@@ -1,0 +1,6 @@
+//go:build !linux
+
+package main
+
+// protectMemory does what Linux alone offers.
+func protectMemory() {}

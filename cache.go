@@ -106,6 +106,7 @@ type slot struct {
 
 	token   *console.Token // cached; nil: none
 	refresh float64        // the share of its fresh time after which it is refreshed
+	arrival chan struct{}  // closed when a JWT is cached; nil: nobody waits for that
 	unsaved bool           // storage does not hold token yet, or holds one although token is nil
 	storing bool           // someone waits to bring storage up to date
 
@@ -116,13 +117,14 @@ type slot struct {
 
 	forgottenAt time.Time // a call of storage that was given up may still bring the JWT back for a while
 
-	failing   bool           // the last exchange failed in passing
-	failure   *console.Error // the last failure; nil after a success that began later
-	failedAt  time.Time
-	failures  int       // passing ones in a row
-	notBefore time.Time // no exchange until then
-	begunThen uint64    // tokenCache.begun when the last failure was noted
-	succeeded uint64    // flight.number of the last success
+	failing     bool           // the last exchange failed in passing
+	failure     *console.Error // the last failure; nil after a success that began later
+	failedAt    time.Time
+	failures    int       // passing ones in a row
+	notBefore   time.Time // no exchange until then
+	begunThen   uint64    // tokenCache.begun when the last failure was noted
+	countedThen uint64    // the same, of the last one counted in failures
+	succeeded   uint64    // flight.number of the last success
 }
 
 // tokenLoad is a look for a stored JWT.
@@ -216,6 +218,11 @@ func (c *tokenCache) get(ctx context.Context, key tokenKey, reuse time.Duration,
 		}
 		f, joined := s.flight, s.epoch
 		ended, err := c.wait(ctx, s, f, usable)
+		if err == nil && !ended && !usable && f != s.flight {
+			// A later exchange has brought a JWT. This reader gets what it waits for, if that comes in time.
+			usable = true
+			ended, err = c.wait(ctx, s, f, usable)
+		}
 		switch {
 		case err != nil:
 			return served{}, err
@@ -233,7 +240,8 @@ func (c *tokenCache) get(ctx context.Context, key tokenKey, reuse time.Duration,
 	}
 }
 
-// getPrivately makes an exchange for one reader only, and gives it up with the reader.
+// getPrivately makes an exchange for one reader only, and gives it up with the reader. Nothing of it is cached, and
+// nothing cached is served.
 func (c *tokenCache) getPrivately(ctx context.Context, key tokenKey, s *slot, exchange exchangeFunc) (served, error) {
 	if time.Now().Before(s.notBefore) {
 		return served{}, s.failure
@@ -311,7 +319,7 @@ func (c *tokenCache) begin(key tokenKey, s *slot, exchange exchangeFunc) *flight
 		token, err := exchange(ctx, func() bool {
 			c.mu.Lock()
 			defer c.mu.Unlock()
-			return f.needy > 0 && !time.Now().Before(s.notBefore) // a parallel exchange may have been told to wait
+			return f.needy > 0 && !s.toldToWait(time.Now())
 		})
 		c.mu.Lock()
 		c.note(key, s, f, token, err)
@@ -328,11 +336,12 @@ func (c *tokenCache) begin(key tokenKey, s *slot, exchange exchangeFunc) *flight
 }
 
 // wait waits for an exchange, and reports whether it has ended. A reader with a usable JWT waits until maxReaderWait
-// after its beginning; one without, for a stored JWT that is late as well. It releases the mutex meanwhile.
+// after its beginning; one without, until a JWT comes from anywhere: from storage, or a verification. It releases the
+// mutex meanwhile.
 func (c *tokenCache) wait(ctx context.Context, s *slot, f *flight, usable bool) (ended bool, err error) {
 	f.waiting++
 	var patience <-chan time.Time
-	var loaded <-chan struct{}
+	var arrival <-chan struct{}
 	if usable {
 		timer := time.NewTimer(time.Until(f.began.Add(maxReaderWait)))
 		defer timer.Stop()
@@ -340,22 +349,32 @@ func (c *tokenCache) wait(ctx context.Context, s *slot, f *flight, usable bool) 
 	} else {
 		f.needy++
 		defer func() { f.needy-- }()
-		if s.loading != nil && !f.private {
-			loaded = s.loading.done
+		if !f.private {
+			if s.arrival == nil {
+				s.arrival = make(chan struct{})
+			}
+			arrival = s.arrival
 		}
 	}
 	defer func() { f.waiting-- }()
 	c.mu.Unlock()
-	defer c.mu.Lock()
 	select {
 	case <-ctx.Done():
-		return false, fmt.Errorf("waiting for a token: %w", ctx.Err())
+		err = fmt.Errorf("waiting for a token: %w", ctx.Err())
 	case <-f.done:
-		return true, nil
 	case <-patience:
-		return false, nil
-	case <-loaded:
-		return false, nil
+	case <-arrival:
+	}
+	c.mu.Lock()
+	return f.ended(), err
+}
+
+func (f *flight) ended() bool {
+	select {
+	case <-f.done:
+		return true
+	default:
+		return false
 	}
 }
 
@@ -387,6 +406,11 @@ func (c *tokenCache) note(key tokenKey, s *slot, f *flight, token console.Token,
 	}
 }
 
+// toldToWait reports whether a parallel exchange was refused, or asked by the server not to come again yet.
+func (s *slot) toldToWait(now time.Time) bool {
+	return now.Before(s.notBefore) && (s.failure.RetryAfter > 0 || !s.failure.Transient())
+}
+
 // recover records that the credential works again.
 func (s *slot) recover() {
 	s.failing, s.failure, s.failures, s.notBefore = false, nil, 0, time.Time{}
@@ -404,9 +428,10 @@ func (c *tokenCache) noteFailure(s *slot, number uint64, failed *console.Error) 
 	if failed.Reason == console.ReasonRefused {
 		s.token, s.loaded, s.unsaved = nil, true, true
 	}
-	// Of parallel failures only the first is one more in a row.
-	if failed.Transient() && !overtaken && number > s.begunThen {
+	// Of parallel failures, only the first is one more in a row.
+	if failed.Transient() && !overtaken && number > s.countedThen {
 		s.failures++
+		s.countedThen = c.begun
 	}
 	if until := now.Add(s.backOff(now, failed)); until.After(s.notBefore) {
 		s.notBefore = until
@@ -434,6 +459,10 @@ func (s *slot) backOff(now time.Time, failed *console.Error) time.Duration {
 // cache takes a JWT into memory.
 func (s *slot) cache(token console.Token) {
 	s.token, s.loaded = &token, true
+	if s.arrival != nil {
+		close(s.arrival)
+		s.arrival = nil
+	}
 	s.refresh = earliestRefresh + rand.Float64()*(latestRefresh-earliestRefresh)
 }
 

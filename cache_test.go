@@ -726,7 +726,7 @@ func TestWhatAnOlderExchangeBringsIsNeverCached(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			inBubble(t, func(t *testing.T, c *cacheUnderTest) {
-				c.exchange.set(time.Minute, nil)
+				c.exchange.set(1500*time.Millisecond, nil)
 				old := c.getLater(keyA, time.Hour)
 				change(c)
 
@@ -739,6 +739,21 @@ func TestWhatAnOlderExchangeBringsIsNeverCached(t *testing.T) {
 			})
 		})
 	}
+}
+
+func TestALaterExchangesJWTBoundsTheWaitForAnOlderOne(t *testing.T) {
+	inBubble(t, func(t *testing.T, c *cacheUnderTest) {
+		begun := time.Now()
+		c.exchange.set(time.Minute, nil)
+		old := c.getLater(keyA, time.Hour)
+		require.NoError(t, c.forget(t.Context(), keyA))
+		c.exchange.set(time.Second, nil)
+		c.mustGet(keyA, time.Hour)
+		got := <-old
+		assert.Equal(t, "jwt-2", got.Bearer)
+		assert.Empty(t, got.stale)
+		assert.Equal(t, maxReaderWait, time.Since(begun))
+	})
 }
 
 func TestAnExchangeThatNobodyWaitsForEndsWithItsCredential(t *testing.T) {

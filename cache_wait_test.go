@@ -437,3 +437,24 @@ func TestARetryHeedsTheWaitThatAParallelExchangeWasTold(t *testing.T) {
 		assert.Equal(t, before, console.Exchanges())
 	})
 }
+
+// P fails, then R begins, then Q, which began beside P, fails: R's failure is still one more in a row.
+func TestAParallelFailureDoesNotHideTheNextOneInARow(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		m, console := warmMount(t, map[string]any{"reuse_period": 0, "request_timeout": "30s"})
+		console.FailAlways(consoletest.Silence())
+		p := m.inBackground("token")
+		time.Sleep(29 * time.Second)
+		q := m.inBackground("token")
+		<-p
+		time.Sleep(2 * time.Second)
+		r := m.inBackground("token")
+		<-q
+		<-r
+		before := console.Exchanges()
+		time.Sleep(1300 * time.Millisecond) // more than 1 s and 20 %, less than 2 s less 20 %
+		m.refused(logical.ReadOperation, "token")
+		assert.Equal(t, before, console.Exchanges())
+	})
+}

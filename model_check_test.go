@@ -218,6 +218,7 @@ func (m *model) judge(e *modelExchange) {
 	disturbed := m.loads[e.load].ended != 0 && !e.endedAt.Before(m.loads[e.load].endedAt)
 	for _, r := range m.runs {
 		switch {
+		case r == e.write:
 		case r.kind == "read":
 			disturbed = disturbed || e.maybePrivate && r.impatient && r.endedAt.Equal(e.endedAt)
 		case r.reached && r.kind != "forget" && r.kind != "sweep" && r.kind != "status":
@@ -269,9 +270,18 @@ func (e *modelExchange) cachedAt() time.Time {
 	return e.endedAt
 }
 
-// cached returns the exchange whose usable JWT the engine certainly has, in the given load, from one moment to another,
-// and how long it may take to fetch it from storage; nil: none is certain.
+// cached returns the exchange whose usable JWT the engine certainly has at hand, in the given load, from one moment to
+// another, and how long it may take to fetch it from storage; nil: none is certain.
 func (m *model) cached(c modelCredential, load int, from, to modelMoment) (*modelExchange, time.Duration) {
+	e, slow := m.cachedOrLoading(c, load, from, to)
+	if slow >= time.Second { // readers do not wait for it any longer
+		return nil, 0
+	}
+	return e, slow
+}
+
+// cachedOrLoading does cached's work, also where storage takes so long that readers go on without.
+func (m *model) cachedOrLoading(c modelCredential, load int, from, to modelMoment) (*modelExchange, time.Duration) {
 	var e *modelExchange
 	for _, other := range m.exchanges {
 		if other.path != c.path || other.key != c.key || other.outcome != "ok" && other.outcome != "unsure" || other.certainlyUncached {
@@ -308,6 +318,12 @@ func (m *model) cached(c modelCredential, load int, from, to modelMoment) (*mode
 	if !m.stable(c, since, to.tick) {
 		return nil, 0
 	}
+	// A reader from before this credential was out of force for a while does not cache what it gets.
+	if slices.ContainsFunc(m.runs, func(r *modelRun) bool {
+		return r.kind == "read" && r.load == e.load && r.overlaps(e.beganAt, e.beganAt) && m.stable(c, r.began, r.began) && !m.stable(c, r.began, since)
+	}) {
+		return nil, 0
+	}
 	inMemory := e.load == load && e.write == nil
 	survived := e.load == load || m.loads[e.load].endedAt.After(e.cachedAt())
 	if inMemory || survived && !m.trouble(e.endedAt, to.at) {
@@ -334,7 +350,7 @@ func (m *model) cachedInStorage(e *modelExchange, load int, from, to modelMoment
 		if !overlaps(s.from, s.to.Add(storeTimeout), from.at, to.at) {
 			continue
 		}
-		if s.faults.failing["get"] > 0 || s.faults.failing["settings get"] > 0 || s.faults.slow["get"] >= time.Second {
+		if s.faults.failing["get"] > 0 || s.faults.failing["settings get"] > 0 || s.faults.slow["get"] >= storeTimeout {
 			return nil, 0
 		}
 		slow = max(slow, s.faults.slow["get"])
@@ -378,6 +394,21 @@ func (m *model) waitEnded(path string, from, to time.Time) bool {
 		changes := !slices.Contains([]string{"read", "forget", "sweep", "status", "damage", "future"}, r.kind)
 		return changes && (r.path == configStorageKey || r.path == path) && (r.reached || m.appliedBy(r) != 0) && r.overlaps(from, to)
 	})
+}
+
+// explains reports whether the wait after failure f may have kept a read of c from a new exchange.
+func (m *model) explains(f *modelExchange, c modelCredential, r *modelRun) bool {
+	return (f.failed() || f.outcome == "unsure") && f.load == r.load && f.path == c.path && f.key == c.key &&
+		!f.endedAt.After(r.endedAt) && !f.endedAt.Add(f.maxWait).Before(r.beganAt) &&
+		!slices.ContainsFunc(m.runs, func(w *modelRun) bool {
+			ends := w.err == "" && (w.data != nil || strings.HasPrefix(w.kind, "replicated")) && (w.path == configStorageKey || w.path == c.path)
+			return ends && w.load == r.load && w.beganAt.After(f.endedAt) && w.endedAt.Before(r.beganAt)
+		}) &&
+		!slices.ContainsFunc(m.exchanges, func(s *modelExchange) bool {
+			overtook := f.outcome == "passing" && f.retryAfter == 0 && s.beganAt.After(f.beganAt) && s.endedAt.Before(f.endedAt)
+			return s.outcome == "ok" && s.write == nil && s.load == f.load && s.id != "" && s.id == f.id && s.sameKey(f) && s.endedAt.Before(r.beganAt) &&
+				(overtook || s.beganAt.After(f.endedAt))
+		})
 }
 
 // check holds all that was seen against the contract.
@@ -469,9 +500,9 @@ func (m *model) workOutWaits() {
 		}
 		wait := min(limit, time.Second<<min(10, m.failuresBefore(f)))
 		f.minWait = max(wait*8/10, hint)
-		limit = time.Minute
+		limit = min(time.Minute, time.Second<<min(10, m.failuresAtMost(f)))
 		if !slices.ContainsFunc(m.exchanges, func(e *modelExchange) bool { return e.path == f.path && e.bearer != "" && e.began < f.ended }) {
-			limit = 10 * time.Second // there never was a JWT
+			limit = min(limit, 10*time.Second) // there never was a JWT
 		}
 		f.maxWait = max(limit*12/10, hint)
 	}
@@ -501,6 +532,34 @@ func (m *model) failuresBefore(f *modelExchange) int {
 	}
 }
 
+// failuresAtMost returns how many passing failures in a row may have come before f.
+func (m *model) failuresAtMost(f *modelExchange) int {
+	var ended []*modelExchange
+	for _, e := range m.exchanges {
+		if e.write == nil && e.load == f.load && e.path == f.path && e.key == f.key && e != f && !e.endedAt.After(f.endedAt) {
+			ended = append(ended, e)
+		}
+	}
+	slices.SortStableFunc(ended, func(a, b *modelExchange) int { return a.endedAt.Compare(b.endedAt) })
+	count := 0
+	var noted time.Time
+	for _, e := range ended {
+		switch {
+		case e.outcome == "ok" && e.beganAt.After(noted) && e.id == f.id && e.sameKey(f) && e.endedAt.Before(f.beganAt):
+			count = 0
+		case e.outcome == "passing" || e.outcome == "unsure":
+			if !e.beganAt.Before(noted) { // of parallel ones only the first counts
+				count++
+			}
+			noted = e.endedAt
+		}
+	}
+	if f.beganAt.Before(noted) {
+		count--
+	}
+	return max(0, count)
+}
+
 // checkRead holds one read against the contract.
 func (m *model) checkRead(r *modelRun) {
 	for _, text := range []string{r.err, r.warning} {
@@ -517,6 +576,7 @@ func (m *model) checkRead(r *modelRun) {
 		m.checkServed(r, r.got)
 	}
 	m.checkWait(r)
+	m.checkRetried(r)
 }
 
 // checkServed holds a JWT that was served against the contract.
@@ -592,7 +652,7 @@ func (m *model) tried(c modelCredential, r *modelRun) bool {
 		if e.path != c.path || e.key != c.key {
 			return false
 		}
-		return e.write == nil && e.overlaps(r.beganAt, r.endedAt) || e.load == r.load && !e.endedAt.After(r.endedAt) && !e.endedAt.Add(e.maxWait).Before(r.beganAt)
+		return e.write == nil && e.overlaps(r.beganAt, r.endedAt) || m.explains(e, c, r)
 	})
 }
 
@@ -663,10 +723,7 @@ func (m *model) checkRefusedRead(r *modelRun) {
 	if !certain {
 		return
 	}
-	if !slices.ContainsFunc(m.exchanges, func(f *modelExchange) bool {
-		return (f.failed() || f.outcome == "unsure") && f.load == r.load && f.path == c.path && f.key == c.key &&
-			!f.endedAt.After(r.endedAt) && !f.endedAt.Add(f.maxWait).Before(r.endedAt)
-	}) {
+	if !slices.ContainsFunc(m.exchanges, func(f *modelExchange) bool { return m.explains(f, c, r) }) {
 		m.violation("error-without-reason", "%s", r)
 	}
 }
@@ -687,11 +744,19 @@ func (m *model) checkWait(r *modelRun) {
 	if r.took() > 2*longest+time.Second {
 		m.violation("too-long", "%s", r)
 	}
-	k, load := m.cached(c, r.load, r.start(), r.end())
+	if storage := r.beganAt.Add(time.Second); r.endedAt.After(storage) && !slices.ContainsFunc(m.exchanges, func(e *modelExchange) bool {
+		return e.write == nil && e.path == c.path && e.key == c.key && e.overlaps(r.beganAt, storage)
+	}) {
+		m.violation("waited-for-storage", "%s", r)
+	}
+	if least != 0 {
+		m.checkArrival(r, c)
+	}
+	k, load := m.cachedOrLoading(c, r.load, r.start(), r.end())
 	if k == nil || least == 0 {
 		return
 	}
-	if r.err != "" && !r.impatient && !slices.ContainsFunc(m.exchanges, func(f *modelExchange) bool {
+	if r.err != "" && load < time.Second && !r.impatient && !slices.ContainsFunc(m.exchanges, func(f *modelExchange) bool {
 		return f.outcome != "ok" && f.outcome != "passing" && f.path == c.path && f.key == c.key && !f.endedAt.After(r.endedAt) && !f.endedAt.Add(f.maxWait).Before(r.beganAt)
 	}) {
 		m.violation("failed-with-usable-JWT", "%s, though that of %s is there", r, k)
@@ -710,6 +775,28 @@ func (m *model) checkWait(r *modelRun) {
 	}
 	if r.took() > bound+load {
 		m.violation(why, "%s, though that of %s is there", r, k)
+	}
+}
+
+// checkArrival demands that a reader goes on waiting for no longer than others once a JWT has come.
+func (m *model) checkArrival(r *modelRun, c modelCredential) {
+	var last time.Time // when the last exchange began that the reader may wait for
+	for _, e := range m.exchanges {
+		if e.write == nil && e.path == c.path && e.key == c.key && e.overlaps(r.beganAt, r.endedAt) && e.beganAt.After(last) {
+			last = e.beganAt
+		}
+	}
+	for _, e := range m.exchanges {
+		if e.write != nil || e.maybePrivate || e.load != r.load || e.id == "" || e.credential() != c || !e.endedAt.After(r.beganAt) || !e.certainlyUsable(r.endedAt) ||
+			m.forgottenOrRefused(e, r.end()) || !m.stable(c, min(e.began, r.began), r.ended) {
+			continue
+		}
+		replaced := slices.ContainsFunc(m.exchanges, func(o *modelExchange) bool {
+			return o != e && o.path == c.path && o.key == c.key && (o.outcome == "ok" || o.outcome == "unsure") && o.overlaps(e.endedAt, r.endedAt) && !o.certainlyUsable(r.endedAt)
+		})
+		if r.endedAt.After(e.endedAt) && r.endedAt.After(last.Add(2*time.Second)) && !replaced {
+			m.violation("waited-though-JWT-came", "%s, of %s", r, e)
+		}
 	}
 }
 
@@ -801,6 +888,39 @@ func (m *model) checkTries(e *modelExchange, reads []*modelRun) {
 	}
 }
 
+// checkRetried demands another try for a reader whose exchange failed in passing, if there was time.
+func (m *model) checkRetried(r *modelRun) {
+	c, certain := r.only()
+	least, _ := r.reuse()
+	if !certain || r.err == "" || r.impatient || least == 0 {
+		return
+	}
+	var f *modelExchange
+	for _, e := range m.exchanges {
+		if e.path != c.path || !e.endedAt.Equal(r.endedAt) {
+			continue
+		}
+		if f != nil {
+			return
+		}
+		f = e
+	}
+	if f == nil || f.outcome != "passing" || f.timedOut || f.load != r.load || len(f.tries) == 4 || r.beganAt.After(f.beganAt) {
+		return
+	}
+	if m.forgottenOrRefused(f, r.end()) {
+		return // the reader may have had a JWT when it came
+	}
+	for _, e := range m.exchanges {
+		if e != f && e.path == f.path && e.endedAt.After(f.beganAt) && !e.endedAt.After(f.endedAt) && (e.outcome == "refused" || e.last() != nil && e.last().outcome.retryAfter > 0) {
+			return // a parallel exchange was told to wait
+		}
+	}
+	if last := f.last(); last.endedAt.After(r.beganAt) && last.endedAt.Add(max(2*time.Second, last.outcome.retryAfter)).Before(f.deadline) {
+		m.violation("not-retried", "%s, of %s", r, f)
+	}
+}
+
 // needy reports whether a read may be one that waits for e at some time without a usable JWT.
 func (m *model) needy(r *modelRun, e *modelExchange, at time.Time) bool {
 	if r.load != e.load || !r.overlaps(at, at) || !slices.ContainsFunc(r.views, func(v modelView) bool { return v.usable && v.credential.path == e.path && v.credential.key == e.key }) {
@@ -842,6 +962,9 @@ func (m *model) checkCause(e *modelExchange, reads []*modelRun) {
 // checkCanceled asks why an exchange was given up.
 func (m *model) checkCanceled(e *modelExchange) {
 	l := m.loads[e.load]
+	if l.ended != 0 && e.endedAt.After(l.endedAt) {
+		m.violation("exchange-after-end", "%s, and the mount ended at %s", e, modelClock(l.endedAt))
+	}
 	if e.outcome != "canceled" || e.id == "" || l.ended != 0 && !e.endedAt.Before(l.endedAt) || !m.stable(e.credential(), e.began, e.ended) {
 		return
 	}
@@ -908,6 +1031,10 @@ func (m *model) checkWrites() {
 			changes = append(changes, change{v.by, m.roles[path][i].by, fieldsOf(nil, m.roles[path][i].entry), fieldsOf(nil, v.entry), v.entry == nil})
 		}
 	}
+	checkOvertaken(m, m.configs)
+	for _, path := range slices.Sorted(maps.Keys(m.roles)) {
+		checkOvertaken(m, m.roles[path])
+	}
 	ids := map[any]bool{}
 	for _, c := range changes {
 		applied[c.by] = true
@@ -969,6 +1096,19 @@ func (m *model) checkWrites() {
 		}
 		if (!r.verify || r.kind == "ttl" || r.kind == "reuse_period" || r.kind == "request_timeout") && slices.ContainsFunc(m.exchanges, func(e *modelExchange) bool { return e.write == r }) {
 			m.violation("needless-verification", "%s", r)
+		}
+	}
+}
+
+// checkOvertaken finds what a write has brought back that was deleted while it was verified.
+func checkOvertaken[T any](m *model, versions []modelVersion[T]) {
+	for i := 2; i < len(versions); i++ {
+		v, deletion, before := versions[i], versions[i-1], versions[i-2]
+		if deletion.by != nil && strings.HasPrefix(deletion.by.kind, "replicated") && deletion.by.overlaps(v.by.endedAt, v.by.endedAt) {
+			continue // no node both writes and is told of another's writes
+		}
+		if v.entry != nil && deletion.entry == nil && before.entry != nil && v.by.data != nil && before.began < v.by.began && deletion.by.beganAt.After(v.by.beganAt) {
+			m.violation("deleted-came-back", "%s, after %s", v.by, deletion.by)
 		}
 	}
 }

@@ -321,6 +321,9 @@ func decoded[T any](entry *logical.StorageEntry) *T {
 func (m *model) yield() {
 	m.mu.Lock()
 	n := m.random(4)
+	if m.random(8) == 0 {
+		n = m.random(40)
+	}
 	m.mu.Unlock()
 	for range n {
 		runtime.Gosched()

@@ -489,6 +489,19 @@ func schedule(seed uint64) []modelOp {
 		}
 		return pick(roles...)
 	}
+	allowed := func(op modelOp) bool {
+		switch op.kind {
+		case "crash", "restart":
+			return restarts
+		case "storage":
+			return tokensFail
+		case "delete", "replicated delete":
+			return deletes
+		case "reuse_period":
+			return withoutReuse || op.duration > 0
+		}
+		return true
+	}
 	var ops []modelOp
 	add := func(op modelOp) { ops = append(ops, op) }
 	if one(2) {
@@ -501,6 +514,10 @@ func schedule(seed uint64) []modelOp {
 		op := modelOp{
 			gap:    seconds(0, 0, 0, 0, 0, 0.000001, 0.01, 0.3, 0.99, 1.1, 3, 5, 11, 40, 600, 2400, 3600, 18000),
 			settle: one(3),
+		}
+		if one(12) {
+			ops = append(ops, motif(r, key, allowed)...)
+			continue
 		}
 		n := r.IntN(100)
 		if small && n >= 80 && !one(3) {
@@ -608,6 +625,105 @@ func schedule(seed uint64) []modelOp {
 		}
 	}
 	return ops
+}
+
+// motif draws steps that belong together, and that chance alone would seldom bring together.
+func motif(r *rand.Rand, key func() string, allowed func(modelOp) bool) []modelOp {
+	pick := func(of ...string) string { return of[r.IntN(len(of))] }
+	// Until the next step; for what the steps show, the order matters, not the time.
+	gap := func() time.Duration {
+		return []time.Duration{0, time.Millisecond, time.Second, 30 * time.Second}[r.IntN(4)]
+	}
+	after := func(gap time.Duration, op modelOp) modelOp {
+		op.gap = gap
+		return op
+	}
+	path := modelPaths[r.IntN(2)] // of config's token, or of a role's
+	entry := credentialPath(path)
+	write := func(key string, verify bool) modelOp {
+		return modelOp{kind: "key", path: entry, key: key, value: modelURLs[0], verify: verify}
+	}
+	config := func(field string, value string, duration time.Duration) modelOp {
+		return modelOp{kind: field, path: configStorageKey, value: value, duration: duration}
+	}
+	answers := func(outcomes ...modelOutcome) modelOp { return modelOp{kind: "console", weather: outcomes} }
+	up := func(latency time.Duration) modelOp {
+		return answers(modelOutcome{kind: "ok", latency: latency, validity: 24 * time.Hour})
+	}
+	down := answers(modelOutcome{kind: pick("silent", "unavailable", "refused")})
+	slow := func(verb string) modelOp {
+		return modelOp{kind: "storage", faults: modelFaults{slow: map[string]time.Duration{verb: 4 * time.Second}}}
+	}
+	fails := func(verb string) modelOp {
+		return modelOp{kind: "storage", faults: modelFaults{failing: map[string]int{verb: 100}}}
+	}
+	works := modelOp{kind: "storage"}
+	read, forget := modelOp{kind: "read", path: path}, modelOp{kind: "forget", path: path}
+	crash := modelOp{gap: gap(), kind: pick("crash", "restart")}
+	const soon = time.Millisecond
+
+	var steps []modelOp
+	switch r.IntN(15) {
+	case 0: // what a leader leaves to the next one in an outage
+		steps = []modelOp{up(soon), read, {gap: gap(), kind: pick("read", "forget"), path: path}, down, crash, read, read}
+	case 1: // a verified key, and at once another leader
+		steps = []modelOp{up(soon), write(key(), true), crash, down, read, read}
+	case 2: // a JWT that is still on its way into storage, or cannot be deleted there, when it is forgotten
+		trouble := slow("put")
+		if r.IntN(2) == 0 {
+			trouble = fails("delete")
+		}
+		steps = []modelOp{up(soon), trouble, read, after(time.Second, forget), works, down, crash, read}
+	case 3: // an old JWT that leaves storage slowly when a new one comes
+		steps = []modelOp{up(100 * time.Millisecond), read, slow("delete"), write(key(), false), after(soon, write(key(), false)),
+			after(time.Second, read), after(5*time.Second, read), works}
+	case 4: // an exchange with an old key that ends after one with the new key
+		steps = []modelOp{up(3 * time.Second), write(key(), false), read, after(time.Second, write(key(), false)), up(soon), read,
+			after(3*time.Second, read), down, crash, read}
+	case 5: // console_url there and back
+		steps = []modelOp{up(soon), write(key(), false), read, after(time.Second, config("console_url", modelURLs[2], 0)), after(gap(), forget),
+			after(gap(), config("console_url", modelURLs[0], 0))}
+		if r.IntN(2) == 0 {
+			steps = append(steps, crash)
+		}
+		steps = append(steps, read)
+	case 6: // writes and readers at once
+		steps = []modelOp{up(soon), read, read, write(key(), false), read, read, after(time.Second, read),
+			write(key(), false), read, read, read, after(time.Second, read)}
+	case 7: // a verification that others overtake
+		steps = []modelOp{up(3 * time.Second), write(key(), true),
+			{gap: time.Second, kind: pick("ttl", "reuse_period", "key", "delete"), path: pick(entry, configStorageKey), key: key(), value: modelURLs[0], duration: time.Hour},
+			{gap: gap(), kind: pick("ttl", "delete", "replicated key"), path: entry, key: key(), duration: time.Minute}}
+	case 8: // a verification that shows that the stored key is refused
+		steps = []modelOp{up(soon), write("p0", false), read, after(gap(), answers(modelOutcome{kind: "refused"})), write("p0", true), after(soon, read), after(20*time.Second, read)}
+	case 9: // failures in parallel, the first of which asks for a long wait
+		steps = []modelOp{answers(modelOutcome{kind: "limited", latency: time.Second, retryAfter: 200 * time.Second}, modelOutcome{kind: pick("ok", "unavailable"), latency: 2 * time.Second, validity: 30 * time.Second}),
+			read, after(100*time.Millisecond, forget), read, after(40*time.Second, read), after(20*time.Second, read)}
+	case 10: // delete during one exchange after another
+		steps = []modelOp{answers(modelOutcome{kind: "silent"})}
+		for range 4 {
+			steps = append(steps, read, after(100*time.Millisecond, forget))
+		}
+		steps = append(steps, read)
+	case 11: // a key that is verified without reuse
+		steps = []modelOp{up(soon), config("reuse_period", "", 0), after(soon, write(key(), true)), after(soon, read), read}
+		if entry == configStorageKey {
+			steps = append(steps, after(time.Second, config("reuse_period", "", time.Hour)))
+		}
+	case 12: // a refusal, and at once another leader
+		steps = []modelOp{up(soon), write(key(), false), read, after(2*time.Hour, answers(modelOutcome{kind: "refused"})), read, crash, answers(modelOutcome{kind: "silent"}), read}
+	case 13: // an exchange that fails after a newer one has brought a JWT
+		steps = []modelOp{up(soon), write(key(), false), read,
+			after(2*time.Hour, answers(modelOutcome{kind: "unavailable", latency: 1500 * time.Millisecond}, modelOutcome{kind: "ok", latency: 500 * time.Millisecond, validity: 24 * time.Hour})),
+			read, after(100*time.Millisecond, forget), after(soon, read)}
+	default: // failures in a row, and an end to them
+		steps = []modelOp{up(soon), write(key(), false), read, after(2*time.Hour, down), read}
+		for range 1 + r.IntN(9) {
+			steps = append(steps, after(time.Duration(1+r.IntN(70))*time.Second, read))
+		}
+		steps = append(steps, modelOp{gap: gap(), kind: "ttl", path: pick(configStorageKey, entry), duration: time.Hour}, up(time.Second), read, read)
+	}
+	return slices.DeleteFunc(steps, func(op modelOp) bool { return !allowed(op) })
 }
 
 func classOf(violation string) string {

@@ -1,8 +1,16 @@
-# Auditors and monitoring: which key is in use, how reads fare. No secret can be read with this.
+# Auditors and monitoring: which roles exist, which key each uses, and how reads fare. Cannot read a token or a key.
+path "snowplow/roles" {
+  capabilities = ["list"]
+}
+
 path "snowplow/status" {
   capabilities = ["read"]
 }
 
 path "snowplow/status/*" {
+  capabilities = ["read"]
+}
+
+path "snowplow/metrics" {
   capabilities = ["read"]
 }

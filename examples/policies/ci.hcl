@@ -1,4 +1,5 @@
-# CI jobs: tokens of config's key. Without "delete", no job can make Console issue more tokens than its readers need.
+# CI jobs: tokens of config's key. Without "delete", no job can make the engine exchange the key more often than its
+# readers need.
 path "snowplow/token" {
   capabilities = ["read", "update"]
 }

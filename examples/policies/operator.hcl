@@ -1,4 +1,4 @@
-# Sets the engine up and keeps its keys: may write config and roles, may not read tokens.
+# Sets the engine up and keeps its keys. Cannot read a token, but can make the engine forget one.
 path "snowplow/config" {
   capabilities = ["create", "update", "patch", "read", "delete"]
 }
@@ -11,10 +11,23 @@ path "snowplow/roles" {
   capabilities = ["list"]
 }
 
+# After a key was deleted in Console: the cached JWT must not be served any longer. "+" stands for every role.
+path "snowplow/token" {
+  capabilities = ["delete"]
+}
+
+path "snowplow/token/+" {
+  capabilities = ["delete"]
+}
+
 path "snowplow/status" {
   capabilities = ["read"]
 }
 
 path "snowplow/status/*" {
+  capabilities = ["read"]
+}
+
+path "snowplow/metrics" {
   capabilities = ["read"]
 }

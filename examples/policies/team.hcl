@@ -1,5 +1,5 @@
-# The team "analytics": tokens of its own role alone. "update" is for clients that can only PUT, "delete" forgets the
-# token that is kept for further readers.
+# The team "analytics": tokens of its own role only. "update" is for clients that can only PUT; "delete" makes the
+# engine forget the cached JWT.
 path "snowplow/token/analytics" {
   capabilities = ["read", "update", "delete"]
 }

@@ -191,26 +191,3 @@ func (s server) createToken(t testing.TB, rules string) string {
 
 // pluginPIDs are the processes of the plugin that run now.
 func (s server) pluginPIDs() ([]int, error) { return s.PluginPIDs("") }
-
-// startAgent starts an agent with a token; config has its templates. It ends with the test.
-func startAgent(t testing.TB, s server, token, config string) {
-	t.Helper()
-	dir := t.TempDir()
-	tokenFile, configFile := filepath.Join(dir, "token"), filepath.Join(dir, "agent.hcl")
-	require.NoError(t, os.WriteFile(tokenFile, []byte(token), 0o600))
-	require.NoError(t, os.WriteFile(configFile, fmt.Appendf(nil, `
-vault {
-  address = %q
-}
-auto_auth {
-  method "token_file" {
-    config = { token_file_path = %q }
-  }
-}
-%s
-`, s.Address(), tokenFile, config), 0o600))
-	agent, err := s.StartCommand("agent", "-log-level=trace", "-config="+configFile)
-	require.NoError(t, err, "starting an agent")
-	t.Cleanup(agent.Stop)
-	showLogIfFailed(t, agent)
-}

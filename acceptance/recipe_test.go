@@ -1,0 +1,125 @@
+package acceptance
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+// recipe is a folder of the examples, copied so that a test can put the machine's addresses and paths in.
+type recipe struct{ dir string }
+
+// copyRecipe copies a folder of the examples. Each pair of replacements must occur in one of its files, so that a
+// test does not go on replacing what is no longer there.
+func copyRecipe(t testing.TB, name string, replacements ...string) recipe {
+	t.Helper()
+	source, target := filepath.Join("..", "examples", name), t.TempDir()
+	require.NoError(t, os.CopyFS(target, os.DirFS(source)))
+	used := make([]bool, len(replacements)/2)
+	require.NoError(t, filepath.WalkDir(target, func(path string, entry os.DirEntry, err error) error {
+		if err != nil || entry.IsDir() {
+			return err
+		}
+		content, err := os.ReadFile(path)
+		if err != nil {
+			return err
+		}
+		text := string(content)
+		for i := range used {
+			used[i] = used[i] || strings.Contains(text, replacements[2*i])
+		}
+		return os.WriteFile(path, []byte(strings.NewReplacer(replacements...).Replace(text)), 0o600)
+	}))
+	for i, used := range used {
+		require.True(t, used, "%s is nowhere in %s", replacements[2*i], source)
+	}
+	return recipe{target}
+}
+
+func (r recipe) path(name string) string { return filepath.Join(r.dir, name) }
+
+func (r recipe) file(t testing.TB, name string) string {
+	t.Helper()
+	content, err := os.ReadFile(r.path(name))
+	require.NoError(t, err)
+	return string(content)
+}
+
+// commands returns the blocks of commands that a file has below a heading.
+func (r recipe) commands(t testing.TB, name, heading string) []string {
+	t.Helper()
+	_, section, found := strings.Cut(r.file(t, name), "\n## "+heading+"\n")
+	require.True(t, found, "%s has the heading %q", name, heading)
+	section, _, _ = strings.Cut(section, "\n## ")
+	var blocks []string
+	for {
+		_, rest, found := strings.Cut(section, "\n```sh\n")
+		if !found {
+			require.NotEmpty(t, blocks, "%s has commands below %q", name, heading)
+			return blocks
+		}
+		block, after, found := strings.Cut(rest, "\n```\n")
+		require.True(t, found, "a block below %q ends", heading)
+		blocks, section = append(blocks, block), after
+	}
+}
+
+// shell prepares commands that are run in the recipe's folder as they would be typed, by the holder of a token. They
+// call the server's program vault, whatever it is.
+func (r recipe) shell(t testing.TB, s server, token, commands string) *exec.Cmd {
+	t.Helper()
+	cmd := exec.Command("bash", "-euo", "pipefail", "-c", commands)
+	cmd.Dir = r.dir
+	cmd.Env = append(os.Environ(), "PATH="+vaultOnPath(t)+":"+os.Getenv("PATH"), "HOME="+r.dir,
+		"VAULT_ADDR="+s.Address(), "VAULT_TOKEN="+token, "VAULT_MAX_RETRIES=0")
+	return cmd
+}
+
+// run runs commands with the root token, and demands that they succeed.
+func (r recipe) run(t testing.TB, s server, commands string) string {
+	t.Helper()
+	out, err := r.shell(t, s, s.Client.Token(), commands).CombinedOutput()
+	require.NoError(t, err, "running\n%s\n%s", commands, out)
+	return string(out)
+}
+
+// vaultOnPath is a folder in which the program that the tests run on has the name vault.
+func vaultOnPath(t testing.TB) string {
+	t.Helper()
+	dir := t.TempDir()
+	require.NoError(t, os.Symlink(program.Path, filepath.Join(dir, "vault")))
+	return dir
+}
+
+// lookPath returns a program's path, or leaves the test out if the program is not there.
+func lookPath(t testing.TB, name, install string) string {
+	t.Helper()
+	path, err := exec.LookPath(name)
+	if err != nil {
+		notRun(t, fmt.Sprintf("%s is not on the PATH: %s", name, install))
+	}
+	return path
+}
+
+// notRun leaves a test out for want of a program that cannot be expected everywhere. Go says nothing of skipped tests
+// unless asked; scripts/test.sh shows what is in the file.
+func notRun(t testing.TB, reason string) {
+	t.Helper()
+	line := t.Name() + ": " + reason
+	if path := os.Getenv("VAULT_ACC_NOT_RUN"); path != "" {
+		file, err := os.OpenFile(path, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)
+		require.NoError(t, err)
+		_, err = fmt.Fprintln(file, line)
+		require.NoError(t, err)
+		require.NoError(t, file.Close())
+	}
+	if os.Getenv("VAULT_ACC_CLIENTS") != "" {
+		require.FailNow(t, line, "every client was to be tested")
+	}
+	t.Skip(reason)
+}

@@ -111,14 +111,14 @@ func lookPath(t testing.TB, name, install string) string {
 func notRun(t testing.TB, reason string) {
 	t.Helper()
 	line := t.Name() + ": " + reason
-	if path := os.Getenv("VAULT_ACC_NOT_RUN"); path != "" {
+	if path := os.Getenv("ACCEPTANCE_NOT_RUN"); path != "" {
 		file, err := os.OpenFile(path, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)
 		require.NoError(t, err)
 		_, err = fmt.Fprintln(file, line)
 		require.NoError(t, err)
 		require.NoError(t, file.Close())
 	}
-	if os.Getenv("VAULT_ACC_CLIENTS") != "" {
+	if os.Getenv("ACCEPTANCE_CLIENTS") != "" {
 		require.FailNow(t, line, "every client was to be tested")
 	}
 	t.Skip(reason)

@@ -32,7 +32,7 @@ if ! vault=$(scripts/vault.sh); then
 	fail "the acceptance tests need a Vault, and there is none (see above)"
 fi
 make_work_folder
-VAULT_ACC=1 VAULT_BIN=$vault VAULT_ACC_NOT_RUN=$work/not-run \
+VAULT_ACC=1 VAULT_BIN=$vault ACCEPTANCE_NOT_RUN=$work/not-run \
 	go test "$race" -count=1 -timeout=20m ./acceptance/... ./internal/vaulttest/...
 if [[ -s $work/not-run ]]; then
 	say "NOT RUN, for want of a program (make test-clients installs what it can, and runs them)"

@@ -1,6 +1,7 @@
 package acceptance
 
 import (
+	"crypto/sha256"
 	"fmt"
 	"os"
 	"os/exec"
@@ -122,4 +123,12 @@ func notRun(t testing.TB, reason string) {
 		require.FailNow(t, line, "every client was to be tested")
 	}
 	t.Skip(reason)
+}
+
+// sha256Of is the checksum of a file, as sha256sum prints it.
+func sha256Of(t testing.TB, path string) string {
+	t.Helper()
+	content, err := os.ReadFile(path)
+	require.NoError(t, err)
+	return fmt.Sprintf("%x", sha256.Sum256(content))
 }

@@ -1,5 +1,5 @@
 terraform {
-  # Ephemeral resources; the provider has the one for endpoints since 5.9.
+  # For ephemeral resources. The provider has the one for endpoints since 5.9.
   required_version = ">= 1.11"
 
   required_providers {
@@ -10,5 +10,5 @@ terraform {
   }
 }
 
-# VAULT_ADDR and VAULT_TOKEN are in the environment.
+# VAULT_ADDR and VAULT_TOKEN come from the environment.
 provider "vault" {}

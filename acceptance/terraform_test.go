@@ -1,0 +1,266 @@
+package acceptance
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/snowplow-vault/vault-plugin-secrets-snowplow/internal/consoletest"
+)
+
+// terraform is the recipe in a folder of its own, with a Vault that has the plugin's file and nothing else.
+type terraform struct {
+	program string
+	dir     string
+	env     []string
+	server  server
+	console *consoletest.Server
+}
+
+// rotatedKey comes in place of the default key.
+var rotatedKey = consoletest.Key{ID: "rotated-key-id", Secret: "canary-rotated-key-do-not-leak"}
+
+func newTerraform(t *testing.T, keyFile string) *terraform {
+	t.Helper()
+	tf := &terraform{
+		program: lookPath(t, "terraform", "install Terraform 1.11 or later"),
+		dir:     copyRecipe(t, ".").path("terraform"),
+		console: consoletest.NewServer(t),
+	}
+	tf.console.AddKey(analyticsKey)
+	tf.console.AddKey(rotatedKey)
+	require.NoError(t, os.Rename(filepath.Join(tf.dir, keyFile), filepath.Join(tf.dir, "key.tf")))
+	tf.env = append(os.Environ(),
+		"PATH="+vaultOnPath(t)+":"+os.Getenv("PATH"), "HOME="+tf.dir, "CHECKPOINT_DISABLE=1", "TF_IN_AUTOMATION=1")
+	if out, err := tf.try("validate"); err != nil {
+		require.Contains(t, out, "Missing required provider")
+		if os.Getenv("ACCEPTANCE_DOWNLOADS") == "" {
+			notRun(t, "Terraform's provider for Vault is not there")
+		}
+		if out, err := tf.try("init", "-input=false"); err != nil {
+			t.Log(out)
+			notRun(t, "Terraform's provider for Vault is not there, and terraform init does not get it")
+		}
+	}
+
+	tf.server = startServerWithoutPlugin(t, serverOptions())
+	tf.env = append(tf.env, "VAULT_ADDR="+tf.server.Address(), "VAULT_TOKEN="+tf.server.Client.Token())
+	tf.addPlugin(t, pluginVersion)
+	tf.set(t, map[string]any{
+		"organization_id": consoletest.DefaultOrganizationID,
+		"console_url":     tf.console.URL,
+		"api_key_id":      consoletest.DefaultAPIKeyID,
+		"roles":           map[string]any{"analytics": map[string]any{"api_key_id": analyticsKey.ID, "ttl": 7200, "reuse_period": 1800}},
+	})
+	tf.keys(t, consoletest.DefaultAPIKey)
+	return tf
+}
+
+// addPlugin puts the plugin's file onto the server, and names its version to Terraform.
+func (tf *terraform) addPlugin(t *testing.T, version string) {
+	t.Helper()
+	plugin := pluginOf(t, version)
+	plugin.Command = pluginName + "_" + version
+	require.NoError(t, tf.server.AddPlugin(plugin))
+	tf.set(t, map[string]any{"plugin_version": version, "plugin_sha256": sha256Of(t, plugin.Program)})
+}
+
+// set sets variables of the recipe.
+func (tf *terraform) set(t *testing.T, variables map[string]any) {
+	t.Helper()
+	path := filepath.Join(tf.dir, "terraform.tfvars.json")
+	all := map[string]any{}
+	if content, err := os.ReadFile(path); err == nil {
+		require.NoError(t, json.Unmarshal(content, &all))
+	}
+	content, err := json.Marshal(with(all, variables))
+	require.NoError(t, err)
+	require.NoError(t, os.WriteFile(path, content, 0o600))
+}
+
+// keys sets the API keys, as the recipe says: in the environment.
+func (tf *terraform) keys(t *testing.T, defaultKey string) {
+	t.Helper()
+	roles, err := json.Marshal(map[string]string{"analytics": analyticsKey.Secret})
+	require.NoError(t, err)
+	tf.env = append(tf.env, "TF_VAR_api_key="+defaultKey, "TF_VAR_role_api_keys="+string(roles))
+}
+
+func (tf *terraform) try(args ...string) (string, error) {
+	cmd := exec.Command(tf.program, append(args, "-no-color")...)
+	cmd.Dir, cmd.Env = tf.dir, tf.env
+	out, err := cmd.CombinedOutput()
+	return string(out), err
+}
+
+func (tf *terraform) apply(t *testing.T, args ...string) {
+	t.Helper()
+	out, err := tf.try(append([]string{"apply", "-auto-approve", "-input=false"}, args...)...)
+	require.NoError(t, err, "%s", out)
+	tf.requireNoKey(t, out)
+}
+
+// plan says whether there is anything to change.
+func (tf *terraform) plan(t *testing.T, args ...string) (changes bool) {
+	t.Helper()
+	out, err := tf.try(append([]string{"plan", "-input=false", "-detailed-exitcode", "-out=plan"}, args...)...)
+	tf.requireNoKey(t, out)
+	var exit *exec.ExitError
+	if errors.As(err, &exit) && exit.ExitCode() == 2 {
+		return true
+	}
+	require.NoError(t, err, "%s", out)
+	return false
+}
+
+// requireNoKey demands that no key is in a command's output, in the state or in a plan.
+func (tf *terraform) requireNoKey(t *testing.T, output string) {
+	t.Helper()
+	texts := map[string]string{"the output": output}
+	state, err := os.ReadFile(filepath.Join(tf.dir, "terraform.tfstate"))
+	require.NoError(t, err)
+	require.Contains(t, string(state), consoletest.DefaultOrganizationID)
+	texts["the state"] = string(state)
+	if _, err := os.Stat(filepath.Join(tf.dir, "plan")); err == nil {
+		shown, err := tf.try("show", "-json", "plan")
+		require.NoError(t, err, "%s", shown)
+		texts["the plan"] = shown
+	}
+	for where, text := range texts {
+		for _, key := range []string{consoletest.DefaultAPIKey, analyticsKey.Secret, rotatedKey.Secret} {
+			require.NotContains(t, text, key, "a key in %s", where)
+		}
+	}
+}
+
+func TestTerraform(t *testing.T) {
+	t.Parallel()
+	for keyFile, writeKeys := range map[string][]string{
+		"key.tf":            {"-var=write_keys=true"},
+		"local-exec/key.tf": nil,
+	} {
+		t.Run(keyFile, func(t *testing.T) {
+			t.Parallel()
+			tf := newTerraform(t, keyFile)
+			tf.apply(t, writeKeys...)
+			m := mount{server: tf.server, path: "snowplow", client: tf.server.Client}
+			requireKeyID(t, tf.console, m.jwt(t, "token"), consoletest.DefaultAPIKeyID)
+			requireKeyID(t, tf.console, m.jwt(t, "token/analytics"), analyticsKey.ID)
+			require.Equal(t, json.Number("7200"), m.read(t, "roles/analytics").Data["ttl"])
+			require.Equal(t, pluginVersion, m.read(t, "status").Data["version"])
+			require.False(t, tf.plan(t), "changes after the first apply")
+
+			// Drift is seen, and taken back without the keys.
+			exchanges := tf.console.Exchanges()
+			m.write(t, "roles/analytics", fields{"ttl": "1h"})
+			require.True(t, tf.plan(t), "changes after another hand's")
+			tf.apply(t)
+			require.Equal(t, json.Number("7200"), m.read(t, "roles/analytics").Data["ttl"])
+			require.False(t, tf.plan(t), "changes after the drift was taken back")
+			require.LessOrEqual(t, tf.console.Exchanges(), exchanges+2, "exchanges of runs that write no keys")
+
+			// Another key.
+			tf.set(t, map[string]any{"api_key_id": rotatedKey.ID})
+			tf.keys(t, rotatedKey.Secret)
+			tf.apply(t, writeKeys...)
+			requireKeyID(t, tf.console, m.jwt(t, "token"), rotatedKey.ID)
+			require.False(t, tf.plan(t), "changes after the key was replaced")
+
+			// Another version of the plugin.
+			const newer = "v0.2.0"
+			tf.addPlugin(t, newer)
+			tf.apply(t)
+			require.Equal(t, pluginVersion, m.read(t, "status").Data["version"], "the version that runs before the reload")
+			tf.server.run(t, "plugin", "reload", "-plugin="+pluginName)
+			require.Equal(t, newer, m.read(t, "status").Data["version"])
+			require.False(t, tf.plan(t), "changes after the upgrade")
+
+			out, err := tf.try("destroy", "-auto-approve", "-input=false")
+			require.NoError(t, err, "%s", out)
+			mounts, err := tf.server.Client.Sys().ListMounts()
+			require.NoError(t, err)
+			require.NotContains(t, mounts, "snowplow/")
+		})
+	}
+}
+
+// TestTerraformsRequests replays what Terraform sends, where Terraform or its provider is not to be had.
+func TestTerraformsRequests(t *testing.T) {
+	t.Parallel()
+	console := consoletest.NewServer(t)
+	console.AddKey(analyticsKey)
+	variables, err := json.Marshal(map[string]any{
+		"write_keys":      true,
+		"organization_id": consoletest.DefaultOrganizationID,
+		"console_url":     console.URL,
+		"api_key_id":      consoletest.DefaultAPIKeyID,
+		"api_key":         consoletest.DefaultAPIKey,
+		"roles":           map[string]any{"analytics": map[string]any{"api_key_id": analyticsKey.ID, "ttl": 7200, "reuse_period": 1800}},
+		"role_api_keys":   map[string]any{"analytics": analyticsKey.Secret},
+	})
+	require.NoError(t, err)
+	var stderr bytes.Buffer
+	evaluate := exec.Command("go", "-C", "../tools/tfrequests", "run", "-race=false", ".", "../../examples/terraform")
+	evaluate.Stdin, evaluate.Stderr = bytes.NewReader(variables), &stderr
+	out, err := evaluate.Output()
+	require.NoError(t, err, "%s", &stderr)
+	var requests []struct {
+		Block              string
+		Ephemeral          bool
+		Path               string
+		Data               fields
+		IgnoreAbsentFields bool `json:"ignore_absent_fields"`
+	}
+	require.NoError(t, json.Unmarshal(out, &requests))
+	byBlock := map[string]int{}
+	for i, r := range requests {
+		byBlock[r.Block] = i
+		// The recipe names the mount snowplow/; here it is another one.
+		requests[i].Path = strings.TrimPrefix(r.Path, "snowplow/")
+	}
+	require.Len(t, requests, 4)
+
+	m := newMount(t)
+	_, err = m.tryWrite("config", requests[byBlock["config"]].Data)
+	requireStatus(t, err, http.StatusBadRequest) // nobody gets a mount, or a role, that has no key of its own
+	m.write(t, "config", requests[byBlock["config_key"]].Data)
+	_, err = m.tryWrite(requests[byBlock["role"]].Path, requests[byBlock["role"]].Data)
+	requireStatus(t, err, http.StatusBadRequest)
+	m.write(t, requests[byBlock["role_key"]].Path, requests[byBlock["role_key"]].Data)
+
+	for _, block := range []string{"config", "role"} {
+		r := requests[byBlock[block]]
+		require.False(t, r.Ephemeral)
+		require.True(t, r.IgnoreAbsentFields, "%s: Vault returns no keys", block)
+		for range 2 {
+			m.write(t, r.Path, r.Data)
+			got := m.read(t, r.Path).Data
+			for name, value := range r.Data {
+				want, err := json.Marshal(value)
+				require.NoError(t, err)
+				have, err := json.Marshal(got[name])
+				require.NoError(t, err)
+				require.Equal(t, string(want), string(have), "%s of %s: as Terraform compares it", name, block)
+			}
+		}
+	}
+	requireKeyID(t, console, m.jwt(t, "token"), consoletest.DefaultAPIKeyID)
+	requireKeyID(t, console, m.jwt(t, "token/analytics"), analyticsKey.ID)
+}
+
+func TestTerraformIsFormatted(t *testing.T) {
+	t.Parallel()
+	terraform := lookPath(t, "terraform", "install Terraform 1.11 or later")
+	cmd := exec.Command(terraform, "fmt", "-check", "-diff", "-recursive", "../examples/terraform")
+	cmd.Env = append(os.Environ(), "CHECKPOINT_DISABLE=1")
+	out, err := cmd.CombinedOutput()
+	require.NoError(t, err, "%s", out)
+}

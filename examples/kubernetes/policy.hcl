@@ -1,0 +1,4 @@
+# The tokens of one role. Each of the three ways reads with GET.
+path "snowplow/token/analytics" {
+  capabilities = ["read"]
+}

@@ -11,7 +11,7 @@ FROM     ?= 0
 export GOWORK := off
 
 help: ## List these targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
 
 build: ## Build the plugin and snowplow-exec into bin/
 	CGO_ENABLED=0 go build -race=false -trimpath \
@@ -24,6 +24,9 @@ build: ## Build the plugin and snowplow-exec into bin/
 test: build ## Run every test; the acceptance tests on a real Vault
 	scripts/test.sh
 
+test-clients: build ## Install hvac and node-vault, and run the example clients and the Terraform recipe
+	scripts/test-clients.sh
+
 demo: build ## Show the engine at work, on a Vault dev server and a fake Console
 	scripts/demo.sh
 
@@ -31,13 +34,15 @@ dev: build ## The demo's Vault and Console, left running until Ctrl-C
 	scripts/dev.sh
 
 lint: export CGO_ENABLED := 0
-lint: ## gofmt, go vet (snowplow-exec for each system), staticcheck, and the syntax of the scripts
+lint: ## gofmt, go vet (snowplow-exec for each system), staticcheck, actionlint, and the syntax of the scripts
 	@unformatted=$$(gofmt -l .) || exit 1; \
 		if [ -n "$$unformatted" ]; then echo "gofmt -w these: $$unformatted" >&2; exit 1; fi
 	go vet ./...
 	@for os in darwin windows; do GOOS=$$os go vet ./cmd/snowplow-exec || exit 1; done
 	go tool -modfile=tools/lint/go.mod staticcheck ./...
-	@for script in .ci/run scripts/*.sh; do bash -n "$$script" || exit 1; done
+	go vet -C tools/tfrequests ./...
+	go tool -modfile=tools/actionlint/go.mod actionlint -shellcheck= -pyflakes= examples/ci/github-actions.yml
+	@for script in .ci/run scripts/*.sh examples/clients/curl/*.sh; do bash -n "$$script" || exit 1; done
 
 fuzz: ## Run each fuzz target for FUZZTIME (30s)
 	@for package in $$(grep -rl --include='*_test.go' '^func Fuzz' . | xargs -n 1 dirname | sort -u); do \
@@ -60,4 +65,4 @@ soak: build ## Put load on the engine for a long time
 clean: ## Remove what was built; the Vault kept in the user's cache folder stays
 	rm -rf bin dist
 
-.PHONY: help build test demo dev lint fuzz model bench soak clean
+.PHONY: help build test test-clients demo dev lint fuzz model bench soak clean

@@ -16,6 +16,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/snowplow-vault/vault-plugin-secrets-snowplow/internal/consoletest"
+	"github.com/snowplow-vault/vault-plugin-secrets-snowplow/internal/vaulttest"
 )
 
 // ingestKey is the scoped key of another team than analyticsKey's.
@@ -125,7 +126,12 @@ func TestSnowplowExec(t *testing.T) {
 		return nil
 	})
 
-	// Whoever ends the login ends the tool's access with the lease.
+	// Whoever ends the login ends the tool's access with the lease. OpenBao does not tell a token that it does not know
+	// from one that may not read the path.
+	ended := "has expired or is not valid there: run \"vault login\""
+	if program.Product == vaulttest.OpenBao {
+		ended = "may not read snowplow/token/analytics"
+	}
 	require.NoError(t, s.Client.Auth().Token().RevokeTree(login))
 	eventually(t, patience, "access ends", func() error {
 		status, body := ask(organizations, bearer)
@@ -133,7 +139,9 @@ func TestSnowplowExec(t *testing.T) {
 			return fmt.Errorf("the tool still gets %d", status)
 		}
 		require.Equal(t, http.StatusBadGateway, status)
-		require.Contains(t, string(body), "has expired or is not valid")
+		var answer struct{ Message string }
+		require.NoError(t, json.Unmarshal(body, &answer))
+		require.Contains(t, answer.Message, ended)
 		return nil
 	})
 	require.NoError(t, stdin.Close())
@@ -148,9 +156,9 @@ func TestSnowplowExec(t *testing.T) {
 		token, role string
 		says        string
 	}{
-		{login, "analytics", "has expired or is not valid there: run \"vault login\""},
+		{login, "analytics", ended},
 		{s.appRoleLogin(t, "team"), "ingest", "may not read snowplow/token/ingest"},
-		{s.Client.Token(), "nobody", `unknown role "nobody"`},
+		{s.Client.Token(), "nobody", `role "nobody"`},
 	} {
 		cmd := command("-role="+refused.role, "sh", "-c", "echo started")
 		cmd.Env = append(cmd.Env, "VAULT_TOKEN="+refused.token)

@@ -1,6 +1,10 @@
-MODULE := github.com/snowplow-vault/vault-plugin-secrets-snowplow
 PLUGIN := vault-plugin-secrets-snowplow
 
+# With VERSION given, the plugin's file is named after it: whoever upgrades must not overwrite the file that Vault's
+# catalog has the old version's checksum of. What is built to be tried and tested always has the same name.
+ifneq ($(origin VERSION),undefined)
+VERSIONED := _$(VERSION)
+endif
 VERSION  ?= $(or $(shell git describe --tags --exact-match --match 'v[0-9]*' 2>/dev/null),v0.0.0-dev)
 COMMIT   ?= $(or $(shell git rev-parse --short HEAD 2>/dev/null),unknown)
 FUZZTIME ?= 30s
@@ -13,24 +17,33 @@ export GOWORK := off
 help: ## List these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
 
-build: ## Build the plugin and snowplow-exec into bin/
-	CGO_ENABLED=0 go build -race=false -trimpath \
-		-ldflags '-s -w -X $(MODULE).Version=$(VERSION) -X $(MODULE).Commit=$(COMMIT)' \
-		-o bin/$(PLUGIN) ./cmd/$(PLUGIN)
-	CGO_ENABLED=0 go build -race=false -trimpath \
-		-ldflags '-s -w -X main.version=$(VERSION) -X main.commit=$(COMMIT)' \
-		-o bin/snowplow-exec ./cmd/snowplow-exec
+define compile
+@scripts/version.sh "$$VERSION" >/dev/null
+@mkdir -p bin
+scripts/build.sh $(PLUGIN) "bin/$(1)"
+scripts/build.sh snowplow-exec bin/snowplow-exec
+endef
 
-test: build ## Run every test; the acceptance tests on a real Vault
+build programs: export VERSION := $(VERSION)
+build programs: export COMMIT := $(COMMIT)
+
+build: ## Build the plugin and snowplow-exec into bin/; with VERSION=v1.2.3, the plugin's file is named after it
+	$(call compile,$(PLUGIN)$(VERSIONED))
+
+# What the tests and the demo run.
+programs:
+	$(call compile,$(PLUGIN))
+
+test: programs ## Run every test; the acceptance tests on a real Vault
 	scripts/test.sh
 
-test-clients: build ## Install hvac and node-vault, and run the example clients and the Terraform recipe
+test-clients: programs ## Install hvac and node-vault, and run the example clients and the Terraform recipe
 	scripts/test-clients.sh
 
-demo: build ## Show the engine at work, on a Vault dev server and a fake Console
+demo: programs ## Show the engine at work, on a Vault dev server and a fake Console
 	scripts/demo.sh
 
-dev: build ## The demo's Vault and Console, left running until Ctrl-C
+dev: programs ## The demo's Vault and Console, left running until Ctrl-C
 	scripts/dev.sh
 
 lint: export CGO_ENABLED := 0
@@ -56,13 +69,13 @@ fuzz: ## Run each fuzz target for FUZZTIME (30s)
 model: ## Hold SEEDS (20000) random schedules from number FROM (0) against the contract, about 50 a second
 	MODEL_SEEDS=$(SEEDS) MODEL_FROM=$(FROM) go test -race -count=1 -timeout=0 -v -run '^TestNoScheduleBreaksTheContract$$' .
 
-bench: build ## Measure what a read costs
+bench: programs ## Measure what a read costs
 	scripts/bench.sh
 
-soak: build ## Put load on the engine for a long time
+soak: programs ## Put load on the engine for a long time
 	scripts/soak.sh
 
 clean: ## Remove what was built; the Vault kept in the user's cache folder stays
 	rm -rf bin dist
 
-.PHONY: help build test test-clients demo dev lint fuzz model bench soak clean
+.PHONY: help build programs test test-clients demo dev lint fuzz model bench soak clean

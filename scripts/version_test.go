@@ -60,6 +60,7 @@ func TestAWrongVersionIsRefusedBeforeAnythingIsBuilt(t *testing.T) {
 	require.NoError(t, os.WriteFile(filepath.Join(noGo, "go"), []byte("#!/bin/sh\necho go was started >&2\n"), 0o755))
 	for _, command := range [][]string{
 		{"make", "--no-print-directory", "build", "VERSION=v1.2"},
+		{"make", "--no-print-directory", "release", "VERSION=v1.2"},
 	} {
 		cmd := exec.Command(command[0], command[1:]...)
 		cmd.Dir = root

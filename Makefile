@@ -24,7 +24,7 @@ scripts/build.sh $(PLUGIN) "bin/$(1)"
 scripts/build.sh snowplow-exec bin/snowplow-exec
 endef
 
-build programs release: export VERSION := $(VERSION)
+build programs release image: export VERSION := $(VERSION)
 build programs: export COMMIT := $(COMMIT)
 
 build: ## Build the plugin and snowplow-exec into bin/; with VERSION=v1.2.3, the plugin's file is named after it
@@ -39,6 +39,9 @@ release: ## Build VERSION for every platform into dist/, with archives, SBOMs an
 
 test-release: ## Build a release twice, in two folders, and compare the bytes
 	scripts/test_release.sh
+
+image: ## Build the container image of the release VERSION in dist/
+	scripts/image.sh "$$VERSION"
 
 test: programs ## Run every test; the acceptance tests on a real Vault
 	scripts/test.sh
@@ -84,4 +87,4 @@ soak: programs ## Put load on the engine for a long time
 clean: ## Remove what was built; the Vault kept in the user's cache folder stays
 	rm -rf bin dist
 
-.PHONY: help build programs release test-release test test-clients demo dev lint fuzz model bench soak clean
+.PHONY: help build programs release test-release image test test-clients demo dev lint fuzz model bench soak clean

@@ -61,6 +61,7 @@ func TestAWrongVersionIsRefusedBeforeAnythingIsBuilt(t *testing.T) {
 	for _, command := range [][]string{
 		{"make", "--no-print-directory", "build", "VERSION=v1.2"},
 		{"make", "--no-print-directory", "release", "VERSION=v1.2"},
+		{"make", "--no-print-directory", "image", "VERSION=v1.2"},
 	} {
 		cmd := exec.Command(command[0], command[1:]...)
 		cmd.Dir = root

@@ -10,6 +10,7 @@ COMMIT   ?= $(or $(shell git rev-parse --short HEAD 2>/dev/null),unknown)
 FUZZTIME ?= 30s
 SEEDS    ?= 20000
 FROM     ?= 0
+VULNDB   ?= https://vuln.go.dev
 
 # A go.work of the user's in a parent folder is none of ours.
 export GOWORK := off
@@ -56,15 +57,19 @@ dev: programs ## The demo's Vault and Console, left running until Ctrl-C
 	scripts/dev.sh
 
 lint: export CGO_ENABLED := 0
-lint: ## gofmt, go vet (snowplow-exec for each system), staticcheck, actionlint, and the syntax of the scripts
+lint: ## gofmt, go vet (snowplow-exec for each system), staticcheck, the scripts and the workflows
 	@unformatted=$$(gofmt -l .) || exit 1; \
 		if [ -n "$$unformatted" ]; then echo "gofmt -w these: $$unformatted" >&2; exit 1; fi
 	go vet ./...
 	@for os in darwin windows; do GOOS=$$os go vet ./cmd/snowplow-exec || exit 1; done
 	go tool -modfile=tools/lint/go.mod staticcheck ./...
 	go vet -C tools/tfrequests ./...
-	go tool -modfile=tools/actionlint/go.mod actionlint -shellcheck= -pyflakes= examples/ci/github-actions.yml
+	go tool -modfile=tools/lint/go.mod actionlint
+	go tool -modfile=tools/lint/go.mod actionlint -shellcheck= -pyflakes= examples/ci/github-actions.yml
 	@for script in .ci/run scripts/*.sh examples/clients/curl/*.sh; do bash -n "$$script" || exit 1; done
+
+vulncheck: ## Look for known vulnerabilities in what the programs call; VULNDB names another database
+	go tool -modfile=tools/vulncheck/go.mod govulncheck -db "$(VULNDB)" ./...
 
 fuzz: ## Run each fuzz target for FUZZTIME (30s)
 	@for package in $$(grep -rl --include='*_test.go' '^func Fuzz' . | xargs -n 1 dirname | sort -u); do \
@@ -87,4 +92,4 @@ soak: programs ## Put load on the engine for a long time
 clean: ## Remove what was built; the Vault kept in the user's cache folder stays
 	rm -rf bin dist
 
-.PHONY: help build programs release test-release image test test-clients demo dev lint fuzz model bench soak clean
+.PHONY: help build programs release test-release image test test-clients demo dev lint vulncheck fuzz model bench soak clean

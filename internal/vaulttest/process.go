@@ -18,8 +18,9 @@ type Process struct {
 	exited chan struct{} // closed once the program has ended
 }
 
-// startProcess starts a program. Its output is appended, so that a server that is started again keeps its log.
-func startProcess(cmd *exec.Cmd, log string) (*Process, error) {
+// StartProcess starts a program that ends with this process at the latest. Its output is appended to the file log, so
+// that a server that is started again keeps its log.
+func StartProcess(cmd *exec.Cmd, log string) (*Process, error) {
 	out, err := os.OpenFile(log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("opening the log: %w", err)

@@ -48,6 +48,7 @@ type Options struct {
 	Audit   bool   // write an audit log, with hashed values
 
 	LogLevel string // empty: info
+	Config   string // further blocks of the configuration file
 
 	auditLog string // of the cluster that the server joins
 }
@@ -172,7 +173,9 @@ listener "tcp" {
 %s
 
 %s
-`, level, s.PluginDir(), s.address, clusterPort, port, clusterPort, storage, s.declaredAudit())
+
+%s
+`, level, s.PluginDir(), s.address, clusterPort, port, clusterPort, storage, s.declaredAudit(), s.options.Config)
 	return os.WriteFile(s.configFile(), []byte(config), 0o600)
 }
 
@@ -224,7 +227,7 @@ func (s *Server) enableAudit(ctx context.Context) error {
 
 // start starts the server's process, and waits until it answers.
 func (s *Server) start(ctx context.Context) error {
-	process, err := startProcess(s.options.Program.command(s.dir, "server", "-config="+s.configFile()),
+	process, err := StartProcess(s.options.Program.command(s.dir, "server", "-config="+s.configFile()),
 		filepath.Join(s.dir, "server.log"))
 	if err != nil {
 		return err
@@ -388,5 +391,5 @@ func (s *Server) StartCommand(args ...string) (*Process, error) {
 	if err := log.Close(); err != nil {
 		return nil, fmt.Errorf("making a log: %w", err)
 	}
-	return startProcess(s.options.Program.command(s.dir, args...), log.Name())
+	return StartProcess(s.options.Program.command(s.dir, args...), log.Name())
 }

@@ -87,7 +87,7 @@ func TestProgramsDoNotSeeTheUsersServer(t *testing.T) {
 func TestProcessThatDoesNotStopIsKilled(t *testing.T) {
 	t.Parallel()
 	log := filepath.Join(t.TempDir(), "log")
-	p, err := startProcess(exec.Command(script(t, "echo started; echo '[TRACE] detail'; sleep 0.1; exec sleep 600\n")), log)
+	p, err := StartProcess(exec.Command(script(t, "echo started; echo '[TRACE] detail'; sleep 0.1; exec sleep 600\n")), log)
 	require.NoError(t, err)
 	require.True(t, p.Running())
 	eventually(t, "the log has the program's output", func() bool { return p.Tail() != "" })
@@ -101,7 +101,7 @@ func TestProcessThatDoesNotStopIsKilled(t *testing.T) {
 const childVariable = "VAULTTEST_CHILD"
 
 func child() {
-	p, err := startProcess(exec.Command("sleep", "600"), os.DevNull)
+	p, err := StartProcess(exec.Command("sleep", "600"), os.DevNull)
 	if err != nil {
 		panic(err)
 	}

@@ -1,0 +1,359 @@
+package acceptance
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"math"
+	"net/http"
+	"net/url"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/hashicorp/go-cleanhttp"
+	"github.com/prometheus/common/model"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/snowplow-vault/vault-plugin-secrets-snowplow/internal/consoletest"
+	"github.com/snowplow-vault/vault-plugin-secrets-snowplow/internal/vaulttest"
+)
+
+const monitoringExample = "../examples/monitoring"
+
+// monitoringPrograms are Prometheus' server and its promtool. A machine without them leaves these tests out, unless
+// "make test-monitoring" runs them.
+func monitoringPrograms(t testing.TB) (server, promtool string) {
+	t.Helper()
+	server, err := exec.LookPath("prometheus")
+	promtool, toolErr := exec.LookPath("promtool")
+	if err = errors.Join(err, toolErr); err != nil {
+		if os.Getenv("MONITORING_ACC") != "" {
+			require.NoError(t, err)
+		}
+		t.Skipf("NOT RUN, run it with 'make test-monitoring': %v", err)
+	}
+	return server, promtool
+}
+
+func TestAlertRules(t *testing.T) {
+	t.Parallel()
+	_, promtool := monitoringPrograms(t)
+	for _, args := range [][]string{
+		{"check", "rules", "--lint-fatal", "alerts.yml"},
+		{"test", "rules", "alerts_test.yml"},
+	} {
+		cmd := exec.CommandContext(t.Context(), promtool, args...)
+		cmd.Dir = monitoringExample
+		out, err := cmd.CombinedOutput()
+		assert.NoError(t, err, "promtool %s:\n%s", strings.Join(args, " "), out)
+	}
+}
+
+// TestMonitoring lets a Prometheus that is set up by the example watch a mount that fails in every way that has an
+// alert, and recovers.
+func TestMonitoring(t *testing.T) {
+	t.Parallel()
+	program, promtool := monitoringPrograms(t)
+	console := consoletest.NewServer(t)
+	ingestKey := consoletest.Key{ID: "ingest-key-id", Secret: "canary-ingest-key-do-not-leak"}
+	console.AddKey(analyticsKey)
+	console.AddKey(ingestKey)
+	options := serverOptions()
+	options.Config = example(t, "telemetry.hcl")
+	s := startServerWith(t, options)
+	m := s.mount(t, "snowplow", "")
+	m.write(t, "config", with(defaultConfig(console), fields{"reuse_period": "1s"}))
+	m.write(t, "roles/analytics", keyOf(analyticsKey))
+	m.write(t, "roles/ingest", keyOf(ingestKey))
+
+	dir := t.TempDir()
+	startExampleAgent(t, s, dir)
+	start := time.Now()
+	p := startPrometheus(t, program, promtool, s, dir)
+
+	// expect waits until these alerts fire and no other, while readers go on.
+	expect := func(when string, want ...string) {
+		t.Helper()
+		eventually(t, 3*time.Minute, when, func() error {
+			for _, path := range []string{"token", "token/analytics", "token/ingest"} {
+				_, _ = m.tryRead(path) // what comes of it is in the metrics
+			}
+			firing, err := p.firing(t)
+			// Which of the other paths' failures are enough for this one is a matter of seconds.
+			firing = slices.DeleteFunc(firing, func(alert string) bool {
+				return strings.HasPrefix(alert, "SnowplowExchangesFailing token/")
+			})
+			if err == nil && !slices.Equal(firing, want) {
+				err = fmt.Errorf("these fire: %q", firing)
+			}
+			return err
+		})
+	}
+
+	eventually(t, patience, "every path is ok", func() error {
+		for _, path := range []string{"token", "token/analytics", "token/ingest"} {
+			m.jwt(t, path)
+		}
+		ok, err := p.query(t, `snowplow_state{mount="snowplow",state="ok"} == 1 and on () sum(up) == 2`)
+		if err == nil && ok != 3 {
+			err = fmt.Errorf("%d paths are", ok)
+		}
+		return err
+	})
+	expect("no alert fires")
+
+	console.Intercept(func(w http.ResponseWriter, r *http.Request) bool {
+		status := http.StatusServiceUnavailable
+		if r.Header.Get("X-API-Key-ID") == ingestKey.ID {
+			status = http.StatusUnauthorized
+		}
+		w.WriteHeader(status)
+		return true
+	})
+	m.remove(t, "token/analytics")
+	expect("alerts fire while Console fails, has no JWT for one role, and refuses the key of another",
+		"SnowplowExchangesFailing token", "SnowplowKeyRefused token/ingest", "SnowplowNoSuccess",
+		"SnowplowReadsFailing token/analytics", "SnowplowServingStale token")
+
+	console.Intercept(nil)
+	console.SetValidity(15 * time.Second)
+	m.write(t, "config", fields{"ttl": "12h"}) // ends the waits after failures
+	m.write(t, "roles/ingest", keyOf(ingestKey))
+	expect("alerts fire while JWTs are near their expiry, and those on failures are resolved",
+		"SnowplowTokenNearExpiry token", "SnowplowTokenNearExpiry token/analytics", "SnowplowTokenNearExpiry token/ingest")
+
+	console.SetValidity(consoletest.DefaultValidity)
+	expect("every alert is resolved")
+
+	require.NoError(t, s.Seal(t.Context()))
+	expect("alerts fire while Vault is sealed", "SnowplowScrapeDown", "VaultScrapeDown")
+	require.NoError(t, s.Unseal(t.Context()))
+	expect("every alert is resolved after Vault was unsealed")
+
+	for _, rule := range p.rules(t) {
+		assert.Equal(t, "alerting", rule.Type)
+		assert.Equal(t, "ok", rule.Health, "%s: %s", rule.Name, rule.LastError)
+		assert.True(t, p.hasData(t, fmt.Sprintf(`ALERTS{alertname=%q,alertstate="firing"}`, rule.Name), start), "%s has never fired", rule.Name)
+		assert.True(t, p.hasData(t, rule.Query, start), "the query of %s has never had data", rule.Name)
+	}
+	for title, queries := range dashboardQueries(t) {
+		for _, query := range queries {
+			assert.True(t, p.hasData(t, query, start), "a query of the panel %q has never had data: %s", title, query)
+		}
+	}
+	var mounts []string
+	require.NoError(t, p.get(t, "label/mount/values", url.Values{"match[]": {"snowplow_plugin_info"}}, &mounts))
+	require.Equal(t, []string{"snowplow"}, mounts, "what the dashboard's variable mount offers")
+}
+
+// example is the content of a file of the example.
+func example(t testing.TB, name string) string {
+	t.Helper()
+	content, err := os.ReadFile(filepath.Join(monitoringExample, name))
+	require.NoError(t, err)
+	return string(content)
+}
+
+// replaced is text with each old string, which must be there, replaced by the new one that follows it.
+func replaced(t testing.TB, text string, oldNew ...string) string {
+	t.Helper()
+	for old := range slices.Chunk(oldNew, 2) {
+		require.Contains(t, text, old[0])
+	}
+	return strings.NewReplacer(oldNew...).Replace(text)
+}
+
+// startExampleAgent runs the commands of the example's README that let Prometheus log in, and then its Agent, until
+// that has written Prometheus' token into dir.
+func startExampleAgent(t testing.TB, s server, dir string) {
+	t.Helper()
+	bin := filepath.Join(t.TempDir(), "bin")
+	require.NoError(t, os.Mkdir(bin, 0o700))
+	require.NoError(t, os.Symlink(program.Path, filepath.Join(bin, "vault")))
+	_, block, _ := strings.Cut(example(t, "README.md"), "```sh\n")
+	block, _, found := strings.Cut(block, "```\n")
+	require.True(t, found, "README.md has a block of commands")
+	commands := exec.CommandContext(t.Context(), "bash", "-euo", "pipefail", "-c", replaced(t, block, "/etc/prometheus/vault", dir))
+	commands.Dir = monitoringExample
+	commands.Env = append(os.Environ(), "PATH="+bin+":"+os.Getenv("PATH"), "HOME="+dir,
+		"VAULT_ADDR="+s.Address(), "VAULT_TOKEN="+s.Client.Token())
+	out, err := commands.CombinedOutput()
+	require.NoError(t, err, "the commands of README.md:\n%s", out)
+
+	config := filepath.Join(dir, "agent.hcl")
+	require.NoError(t, os.WriteFile(config, []byte(replaced(t, example(t, "agent.hcl"),
+		"https://vault.example.com:8200", s.Address(), "/etc/prometheus/vault", dir, "/run/prometheus", dir)), 0o600))
+	agent, err := s.StartCommand("agent", "-config="+config)
+	require.NoError(t, err)
+	t.Cleanup(agent.Stop)
+	showLogIfFailed(t, agent)
+	eventually(t, patience, "Agent writes Prometheus' token", func() error {
+		info, err := os.Stat(filepath.Join(dir, "vault-token"))
+		if err == nil && info.Mode().Perm() != 0o600 {
+			err = fmt.Errorf("its mode is %s", info.Mode())
+		}
+		return err
+	})
+}
+
+// watcher is a running Prometheus.
+type watcher struct {
+	client  *http.Client
+	address string
+}
+
+// get asks Prometheus' API.
+func (p watcher) get(t testing.TB, path string, parameters url.Values, data any) error {
+	t.Helper()
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://"+p.address+"/api/v1/"+path+"?"+parameters.Encode(), nil)
+	require.NoError(t, err)
+	resp, err := p.client.Do(req)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = resp.Body.Close() }()
+	answer := struct {
+		Error string
+		Data  any
+	}{Data: data}
+	if err := json.NewDecoder(resp.Body).Decode(&answer); err != nil {
+		return fmt.Errorf("%s: %w", resp.Status, err)
+	}
+	if resp.StatusCode != http.StatusOK {
+		return fmt.Errorf("%s: %s", resp.Status, answer.Error)
+	}
+	return nil
+}
+
+// startPrometheus starts a Prometheus with the example's configuration and rules, in quick motion.
+func startPrometheus(t testing.TB, program, promtool string, s server, dir string) watcher {
+	t.Helper()
+	config := replaced(t, example(t, "prometheus.yml"), "vault.example.com:8200", strings.TrimPrefix(s.Address(), "http://"),
+		"scheme: https", "scheme: http", "/run/prometheus", dir)
+	withoutTLS := regexp.MustCompile(`(?m)^    tls_config:\n      ca_file:.*\n`).ReplaceAllString(config, "")
+	require.NotEqual(t, config, withoutTLS)
+	configFile, rulesFile := filepath.Join(dir, "prometheus.yml"), filepath.Join(dir, "alerts.yml")
+	require.NoError(t, os.WriteFile(configFile, []byte(quick(withoutTLS)), 0o600))
+	require.NoError(t, os.WriteFile(rulesFile, []byte(quick(example(t, "alerts.yml"))), 0o600))
+	out, err := exec.CommandContext(t.Context(), promtool, "check", "config", configFile).CombinedOutput()
+	require.NoError(t, err, "promtool check config:\n%s", out)
+
+	process, err := vaulttest.StartProcess(exec.Command(program, "--config.file="+configFile,
+		"--storage.tsdb.path="+filepath.Join(dir, "data"), "--web.listen-address=127.0.0.1:0"), filepath.Join(dir, "prometheus.log"))
+	require.NoError(t, err)
+	t.Cleanup(process.Stop)
+	showLogIfFailed(t, process)
+	listening := regexp.MustCompile(`Listening on.* address=(127\.0\.0\.1:\d+)`)
+	var p watcher
+	eventually(t, patience, "Prometheus answers", func() error {
+		log, err := os.ReadFile(process.Log())
+		if err != nil {
+			return err
+		}
+		address := listening.FindStringSubmatch(string(log))
+		if address == nil {
+			return errors.New("it does not listen")
+		}
+		p = watcher{cleanhttp.DefaultClient(), address[1]}
+		_, err = p.query(t, "1")
+		return err
+	})
+	return p
+}
+
+// quick shortens durations: a minute to a second, an hour to a minute, and thresholds in hours to 10 seconds each.
+func quick(text string) string {
+	text = regexp.MustCompile(`\b(\d+)m\b`).ReplaceAllString(text, "${1}s")
+	text = regexp.MustCompile(`\b(\d+)h\b`).ReplaceAllString(text, "${1}m")
+	return strings.ReplaceAll(text, "* 3600", "* 10")
+}
+
+// firing lists the alerts that fire, sorted, each with the path that it is about.
+func (p watcher) firing(t testing.TB) ([]string, error) {
+	t.Helper()
+	var data struct {
+		Alerts []struct {
+			Labels model.LabelSet
+			State  string
+		}
+	}
+	if err := p.get(t, "alerts", nil, &data); err != nil {
+		return nil, err
+	}
+	firing := map[string]bool{}
+	for _, alert := range data.Alerts {
+		if alert.State == "firing" {
+			firing[strings.TrimSpace(string(alert.Labels["alertname"]+" "+alert.Labels["path"]))] = true
+		}
+	}
+	return slices.Sorted(maps.Keys(firing)), nil
+}
+
+// query returns how many series a query has now.
+func (p watcher) query(t testing.TB, query string) (int, error) {
+	t.Helper()
+	var data struct{ Result []any }
+	err := p.get(t, "query", url.Values{"query": {query}}, &data)
+	return len(data.Result), err
+}
+
+// rule is an alert rule as Prometheus has loaded it.
+type rule struct{ Type, Name, Query, Health, LastError string }
+
+func (p watcher) rules(t testing.TB) []rule {
+	t.Helper()
+	var data struct{ Groups []struct{ Rules []rule } }
+	require.NoError(t, p.get(t, "rules", nil, &data))
+	var rules []rule
+	for _, group := range data.Groups {
+		rules = append(rules, group.Rules...)
+	}
+	require.NotEmpty(t, rules)
+	return rules
+}
+
+// hasData reports whether a query has had a value that is a number since start.
+func (p watcher) hasData(t testing.TB, query string, start time.Time) bool {
+	t.Helper()
+	var data struct{ Result model.Matrix }
+	require.NoError(t, p.get(t, "query_range", url.Values{
+		"query": {query},
+		"start": {start.UTC().Format(time.RFC3339)},
+		"end":   {time.Now().UTC().Format(time.RFC3339)},
+		"step":  {"1s"},
+	}, &data), query)
+	return slices.ContainsFunc(data.Result, func(series *model.SampleStream) bool {
+		return slices.ContainsFunc(series.Values, func(sample model.SamplePair) bool { return !math.IsNaN(float64(sample.Value)) })
+	})
+}
+
+// dashboardQueries are the queries of the example's dashboard by panel, as Grafana sends them for all mounts.
+func dashboardQueries(t testing.TB) map[string][]string {
+	t.Helper()
+	var dashboard struct {
+		Panels []struct {
+			Title   string
+			Targets []struct{ Expr string }
+		}
+	}
+	require.NoError(t, json.Unmarshal([]byte(example(t, "dashboard.json")), &dashboard))
+	queries := map[string][]string{}
+	for _, panel := range dashboard.Panels {
+		require.NotEmpty(t, panel.Targets, panel.Title)
+		require.NotContains(t, queries, panel.Title, "a title that two panels have")
+		for _, target := range panel.Targets {
+			require.NotEmpty(t, target.Expr, panel.Title)
+			queries[panel.Title] = append(queries[panel.Title], quick(strings.ReplaceAll(target.Expr, "$mount", ".*")))
+		}
+	}
+	require.NotEmpty(t, queries)
+	return queries
+}

@@ -16,7 +16,7 @@ VULNDB   ?= https://vuln.go.dev
 export GOWORK := off
 
 help: ## List these targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' Makefile
 
 define compile
 @scripts/version.sh "$$VERSION" >/dev/null
@@ -49,6 +49,9 @@ test: programs ## Run every test; the acceptance tests on a real Vault
 
 test-clients: programs ## Install hvac and node-vault, and run the example clients and the Terraform recipe
 	scripts/test-clients.sh
+
+test-monitoring: programs ## Test the alert rules and the dashboard with a real Prometheus
+	scripts/monitoring.sh
 
 demo: programs ## Show the engine at work, on a Vault dev server and a fake Console
 	scripts/demo.sh
@@ -92,4 +95,4 @@ soak: programs ## Put load on the engine for a long time
 clean: ## Remove what was built; the Vault kept in the user's cache folder stays
 	rm -rf bin dist
 
-.PHONY: help build programs release test-release image test test-clients demo dev lint vulncheck fuzz model bench soak clean
+.PHONY: help build programs release test-release image test test-clients test-monitoring demo dev lint vulncheck fuzz model bench soak clean

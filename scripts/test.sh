@@ -39,3 +39,6 @@ if [[ -s $work/not-run ]]; then
 	sort "$work/not-run"
 fi
 say_race
+if ! type -P prometheus promtool >/dev/null; then
+	printf '\nWITHOUT THE MONITORING TESTS: prometheus or promtool is not on PATH. Run them with make test-monitoring.\n\n' >&2
+fi

@@ -43,12 +43,13 @@ func monitoringPrograms(t testing.TB) (server, promtool string) {
 	return server, promtool
 }
 
-func TestAlertRules(t *testing.T) {
+func TestMonitoringExample(t *testing.T) {
 	t.Parallel()
 	_, promtool := monitoringPrograms(t)
 	for _, args := range [][]string{
 		{"check", "rules", "--lint-fatal", "alerts.yml"},
 		{"test", "rules", "alerts_test.yml"},
+		{"check", "config", "--syntax-only", "prometheus.yml"},
 	} {
 		cmd := exec.CommandContext(t.Context(), promtool, args...)
 		cmd.Dir = monitoringExample

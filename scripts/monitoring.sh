@@ -36,4 +36,4 @@ prometheus --version 2>&1 | sed -n 1p
 
 vault=$(scripts/vault.sh) || fail "there is no Vault to use (see above)"
 say "monitoring tests"
-MONITORING_ACC=1 VAULT_ACC=1 VAULT_BIN=$vault go test -count=1 -timeout=15m -v -run '^(TestAlertRules|TestMonitoring)$' ./acceptance
+MONITORING_ACC=1 VAULT_ACC=1 VAULT_BIN=$vault go test -count=1 -timeout=15m -v -run '^(TestMonitoringExample|TestMonitoring)$' ./acceptance

@@ -60,16 +60,18 @@ dev: programs ## The demo's Vault and Console, left running until Ctrl-C
 	scripts/dev.sh
 
 lint: export CGO_ENABLED := 0
-lint: ## gofmt, go vet (snowplow-exec for each system), staticcheck, the scripts and the workflows
+lint: ## gofmt, go vet (snowplow-exec for each system), golangci-lint, the scripts (shellcheck if there) and the workflows
 	@unformatted=$$(gofmt -l .) || exit 1; \
 		if [ -n "$$unformatted" ]; then echo "gofmt -w these: $$unformatted" >&2; exit 1; fi
 	go vet ./...
 	@for os in darwin windows; do GOOS=$$os go vet ./cmd/snowplow-exec || exit 1; done
-	go tool -modfile=tools/lint/go.mod staticcheck ./...
+	go tool -modfile=tools/lint/go.mod golangci-lint run ./...
 	go vet -C tools/tfrequests ./...
-	go tool -modfile=tools/lint/go.mod actionlint
-	go tool -modfile=tools/lint/go.mod actionlint -shellcheck= -pyflakes= examples/ci/github-actions.yml
+	go tool -modfile=tools/actionlint/go.mod actionlint -shellcheck= -pyflakes=
+	go tool -modfile=tools/actionlint/go.mod actionlint -shellcheck= -pyflakes= examples/ci/github-actions.yml
 	@for script in .ci/run scripts/*.sh examples/clients/curl/*.sh; do bash -n "$$script" || exit 1; done
+	@if command -v shellcheck >/dev/null; then shellcheck -x .ci/run scripts/*.sh; \
+		else echo "shellcheck is not installed: the scripts were checked for their syntax only" >&2; fi
 
 vulncheck: ## Look for known vulnerabilities in what the programs call; VULNDB names another database
 	go tool -modfile=tools/vulncheck/go.mod govulncheck -db "$(VULNDB)" ./...

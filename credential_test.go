@@ -50,8 +50,8 @@ type step struct {
 	refused   bool
 }
 
-func write(path string, fields map[string]any) step {
-	return step{logical.UpdateOperation, path, fields, false}
+func writeConfig(fields map[string]any) step {
+	return step{logical.UpdateOperation, configStorageKey, fields, false}
 }
 
 func refusedWrite(path string, fields map[string]any) step {
@@ -84,15 +84,15 @@ func TestAKeyGoesWhereItWasWrittenForAndNowhereElse(t *testing.T) {
 			return []step{refusedWrite("config", map[string]any{"console_url": evil, "api_key": nil, "verify_connection": false})}
 		}},
 		"another console_url with another key": {false, func(evil, _ string) []step {
-			return []step{write("config", map[string]any{"console_url": evil, "api_key": "attackers-own", "verify_connection": false})}
+			return []step{writeConfig(map[string]any{"console_url": evil, "api_key": "attackers-own", "verify_connection": false})}
 		}},
 		"another console_url with v2": {false, func(evil, _ string) []step {
 			return []step{refusedWrite("config", map[string]any{"console_url": evil, "credentials_version": "v2", "verify_connection": false})}
 		}},
 		"through v1 and back": {false, func(evil, _ string) []step {
 			return []step{
-				write("config", v1Own),
-				write("config", map[string]any{"console_url": evil, "password": "p", "client_secret": "s", "verify_connection": false}),
+				writeConfig(v1Own),
+				writeConfig(map[string]any{"console_url": evil, "password": "p", "client_secret": "s", "verify_connection": false}),
 				refusedWrite("config", map[string]any{"credentials_version": "v3", "api_key_id": "x", "verify_connection": false}),
 			}
 		}},
@@ -106,14 +106,14 @@ func TestAKeyGoesWhereItWasWrittenForAndNowhereElse(t *testing.T) {
 			return []step{
 				{logical.DeleteOperation, "config", nil, false},
 				refusedWrite("config", map[string]any{"console_url": evil, "organization_id": "x", "api_key_id": "x", "verify_connection": false}),
-				write("config", map[string]any{"console_url": evil, "organization_id": "x", "api_key_id": "x", "api_key": "y", "verify_connection": false}),
+				writeConfig(map[string]any{"console_url": evil, "organization_id": "x", "api_key_id": "x", "api_key": "y", "verify_connection": false}),
 			}
 		}},
 		"through a role": {false, func(evil, _ string) []step {
 			return []step{
 				refusedWrite("roles/team", map[string]any{"console_url": evil}),
 				refusedWrite("roles/new", map[string]any{"organization_id": "x"}),
-				write("config", map[string]any{"console_url": evil, "api_key": "attackers-own", "verify_connection": false}),
+				writeConfig(map[string]any{"console_url": evil, "api_key": "attackers-own", "verify_connection": false}),
 				refusedWrite("roles/team", map[string]any{"ttl": 60}),
 				refusedWrite("roles/team", map[string]any{"ttl": 60, "verify_connection": false}),
 				refusedWrite("roles/team", map[string]any{"credentials_version": "v2", "verify_connection": false}),
@@ -121,7 +121,7 @@ func TestAKeyGoesWhereItWasWrittenForAndNowhereElse(t *testing.T) {
 		}},
 		"through a role's v1": {true, func(evil, _ string) []step {
 			return []step{
-				write("config", map[string]any{"auth_url": evil, "password": "x", "client_secret": "x", "verify_connection": false}),
+				writeConfig(map[string]any{"auth_url": evil, "password": "x", "client_secret": "x", "verify_connection": false}),
 				refusedWrite("roles/team", map[string]any{"password": "x", "verify_connection": false}),
 			}
 		}},
@@ -149,7 +149,7 @@ func TestAKeyGoesWhereItWasWrittenForAndNowhereElse(t *testing.T) {
 			for _, host := range []string{"console.analytİcs.example", "console.analyt%C4%B0cs.example", "console.analytics.eẞample", "ｃonsole.analytics.example"} {
 				steps = append(steps, refusedWrite("config", map[string]any{"console_url": "https://" + host, "verify_connection": false}))
 			}
-			return append([]step{write("config", map[string]any{"console_url": "https://console.analytics.example", "api_key": "canary", "verify_connection": false})}, steps...)
+			return append([]step{writeConfig(map[string]any{"console_url": "https://console.analytics.example", "api_key": "canary", "verify_connection": false})}, steps...)
 		}},
 		"a backslash and a line break": {false, func(evil, console string) []step {
 			return []step{

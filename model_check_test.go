@@ -485,11 +485,11 @@ func (m *model) workOutWaits() {
 			continue
 		}
 		hint := min(f.retryAfter, 5*time.Minute)
-		switch {
-		case f.outcome == "refused", f.outcome == "rejected":
+		switch f.outcome {
+		case "refused", "rejected":
 			f.minWait, f.maxWait = max(10*time.Second, hint), max(10*time.Second, hint)
 			continue
-		case f.outcome == "unsure":
+		case "unsure":
 			f.maxWait = max(72*time.Second, hint)
 			continue
 		}

@@ -56,7 +56,7 @@ func TestLeaderOfAClusterChangesUnderLoad(t *testing.T) {
 	m.write(t, "roles/team", fields{"ttl": "50m"})
 	lease := m.read(t, "token/team").LeaseID
 	load := startLoad(t, console, m.at("token"), 6, nodes...)
-	load.goesOn(t, patience, "by the first leader")
+	load.goesOn(t, "by the first leader")
 
 	// change changes config and a role on the leader, and tells what must be true from then on.
 	changes := 0
@@ -88,12 +88,12 @@ func TestLeaderOfAClusterChangesUnderLoad(t *testing.T) {
 	m = mount{server: leader, path: m.path, client: leader.Client}
 	check(m)
 	requireRevocable(t, m.client, lease)
-	load.goesOn(t, patience, "by the leader that followed the one that was killed")
+	load.goesOn(t, "by the leader that followed the one that was killed")
 	logLoad(t, load, "leader killed")
 
 	require.NoError(t, killed.Restart(t.Context()), "starting the node that was killed")
 	lease = m.read(t, "token/team").LeaseID
-	load.goesOn(t, patience, "before the leader steps down")
+	load.goesOn(t, "before the leader steps down")
 	load.measured()
 	check = change(m)
 	old := leader
@@ -103,7 +103,7 @@ func TestLeaderOfAClusterChangesUnderLoad(t *testing.T) {
 	m = mount{server: leader, path: m.path, client: leader.Client}
 	check(m)
 	requireRevocable(t, m.client, lease)
-	load.goesOn(t, patience, "after the leader stepped down")
+	load.goesOn(t, "after the leader stepped down")
 	logLoad(t, load, "leader stepped down")
 	if program.Product == vaulttest.Vault {
 		requirePluginEnds(t, old) // so that it has no older config when it leads again

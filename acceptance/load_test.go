@@ -125,10 +125,10 @@ func (l *constantLoad) stop() {
 }
 
 // goesOn waits until every reader has had an answer to a read that began after the call.
-func (l *constantLoad) goesOn(t testing.TB, limit time.Duration, what string) {
+func (l *constantLoad) goesOn(t testing.TB, what string) {
 	t.Helper()
 	now := time.Now()
-	eventually(t, limit, "every reader is answered "+what, func() error {
+	eventually(t, patience, "every reader is answered "+what, func() error {
 		l.mu.Lock()
 		defer l.mu.Unlock()
 		for reader, began := range l.began {

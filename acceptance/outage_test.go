@@ -12,10 +12,10 @@ import (
 
 // requireCachedJWT holds that a reader gets the JWT that was cached before Console
 // went down, without waiting for an exchange to end.
-func requireCachedJWT(t testing.TB, m mount, path, jwt, when string) {
+func requireCachedJWT(t testing.TB, m mount, jwt, when string) {
 	t.Helper()
 	begun := time.Now()
-	require.Equal(t, jwt, m.jwt(t, path), "%s: the cached JWT is served", when)
+	require.Equal(t, jwt, m.jwt(t, "token"), "%s: the cached JWT is served", when)
 	require.Less(t, time.Since(begun), patience, "%s: a reader has waited", when)
 }
 
@@ -36,15 +36,15 @@ func TestLeaderIsKilledWhileConsoleIsDown(t *testing.T) {
 	next, err := cluster.Leader(t.Context())
 	require.NoError(t, err)
 	m = mount{server: server{next}, path: m.path, client: next.Client}
-	requireCachedJWT(t, m, "token", jwt, "after the leader was killed")
+	requireCachedJWT(t, m, jwt, "after the leader was killed")
 	require.NotEmpty(t, m.jwt(t, "token/analytics"))
 	m.write(t, "config", fields{"ttl": "1h", "request_timeout": "5s"})
-	requireCachedJWT(t, m, "token", jwt, "after a write of ttl and request_timeout")
+	requireCachedJWT(t, m, jwt, "after a write of ttl and request_timeout")
 
 	next, err = cluster.StepDown(t.Context())
 	require.NoError(t, err)
 	m = mount{server: server{next}, path: m.path, client: next.Client}
-	requireCachedJWT(t, m, "token", jwt, "after the next leader stepped down")
+	requireCachedJWT(t, m, jwt, "after the next leader stepped down")
 	require.Equal(t, "stale", m.read(t, "status").Data["state"])
 	require.LessOrEqual(t, console.Exchanges()-exchanges, 8, "at most one exchange for each leader, path and write")
 }
@@ -61,13 +61,13 @@ func TestVaultAndPluginRestartWhileConsoleIsDown(t *testing.T) {
 
 	reload, err := s.Client.Logical().Write("sys/plugins/reload/backend", fields{"plugin": pluginName})
 	require.NoError(t, err, "%v", reload)
-	requireCachedJWT(t, m, "token", jwt, "after the plugin was reloaded")
+	requireCachedJWT(t, m, jwt, "after the plugin was reloaded")
 	require.NoError(t, s.Seal(t.Context()))
 	require.NoError(t, s.Unseal(t.Context()))
-	requireCachedJWT(t, m, "token", jwt, "after Vault was sealed and unsealed")
+	requireCachedJWT(t, m, jwt, "after Vault was sealed and unsealed")
 	require.NoError(t, s.Restart(t.Context()))
 	m = mount{server: s, path: m.path, client: s.Client}
-	requireCachedJWT(t, m, "token", jwt, "after Vault was restarted")
+	requireCachedJWT(t, m, jwt, "after Vault was restarted")
 	require.Equal(t, before, console.Exchanges(), "a JWT that is still fresh needs no exchange")
 
 	_, err = m.tryDelete("token")

@@ -33,7 +33,7 @@ func TestPluginIsUpgradedAndDowngradedUnderLoad(t *testing.T) {
 		{"downgraded, and reloaded by mount", older, &api.ReloadPluginInput{Mounts: []string{m.path + "/"}}},
 	} {
 		lease, roleLease := m.read(t, "token").LeaseID, m.read(t, "token/team").LeaseID
-		load.goesOn(t, patience, "before the plugin is "+step.name)
+		load.goesOn(t, "before the plugin is "+step.name)
 		pid, exchanges := pluginProcess(t, s), console.Exchanges()
 		load.measured()
 
@@ -41,7 +41,7 @@ func TestPluginIsUpgradedAndDowngradedUnderLoad(t *testing.T) {
 		require.NotEqual(t, step.version, m.read(t, "status").Data["version"], "without a reload the old process runs on")
 		_, err := s.Client.Sys().ReloadPlugin(step.reload)
 		require.NoError(t, err, "the plugin is %s", step.name)
-		load.goesOn(t, patience, "after the plugin was "+step.name)
+		load.goesOn(t, "after the plugin was "+step.name)
 
 		gap, repeated, failures := load.measured()
 		t.Logf("%s: %s at most without a read", step.name, gap)

@@ -70,14 +70,14 @@ func TestPluginIsKilledUnderLoad(t *testing.T) {
 	m.write(t, "config", with(defaultConfig(console), fields{"ttl": "2h"}))
 	lease := m.read(t, "token").LeaseID
 	load := startLoad(t, console, m.at("token"), 8, s)
-	load.goesOn(t, patience, "before the plugin is killed")
+	load.goesOn(t, "before the plugin is killed")
 	load.measured()
 
 	pid := pluginProcess(t, s)
 	for kill := 1; kill <= 10; kill++ {
 		exchanges := console.Exchanges()
 		require.NoError(t, syscall.Kill(pid, syscall.SIGKILL))
-		load.goesOn(t, patience, fmt.Sprintf("after the plugin was killed %d times", kill))
+		load.goesOn(t, fmt.Sprintf("after the plugin was killed %d times", kill))
 		again := pluginProcess(t, s)
 		require.NotEqual(t, pid, again, "Vault must have started the plugin anew")
 		pid = again

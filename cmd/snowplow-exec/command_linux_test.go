@@ -86,7 +86,7 @@ func TestTheCommandCannotReadWhatSnowplowExecKnows(t *testing.T) {
 		}
 		vault := p.Env
 		p = &process{Cmd: exec.Command(filepath.Join(dir, "snowplow-exec"), filepath.Join(dir, "tool"), "peek")}
-		p.Env, p.Dir, p.Cmd.Stderr = append(vault, "HOME="+dir), dir, &p.stderr
+		p.Env, p.Dir, p.Stderr = append(vault, "HOME="+dir), dir, &p.stderr
 		p.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: nobody, Gid: nobody}}
 	}
 	code, out := p.finish(t)

@@ -235,6 +235,7 @@ func TestExpectContinue(t *testing.T) {
 		reader := bufio.NewReader(conn)
 		response, err := http.ReadResponse(reader, nil)
 		require.NoError(t, err)
+		require.NoError(t, response.Body.Close())
 		return response.StatusCode, reader, conn
 	}
 	status, _, _ := exchange("/refused")
@@ -247,9 +248,11 @@ func TestExpectContinue(t *testing.T) {
 	response, err := http.ReadResponse(reader, nil)
 	require.NoError(t, err)
 	for response.StatusCode == 100 { // one is Console's, another may be the server's own
+		require.NoError(t, response.Body.Close())
 		response, err = http.ReadResponse(reader, nil)
 		require.NoError(t, err)
 	}
+	defer response.Body.Close()
 	body, err := io.ReadAll(io.LimitReader(response.Body, 4))
 	require.NoError(t, err)
 	require.Equal(t, "body", string(body))

@@ -186,7 +186,7 @@ func newProcess(t *testing.T, vault *vaultServer, args ...string) *process {
 	p.Cmd = exec.Command(program(t, "snowplow-exec"), args...)
 	// With the race detector, a program otherwise waits for a second at its end.
 	p.Env = append(os.Environ(), "GORACE=atexit_sleep_ms=0", "HOME="+t.TempDir(), "VAULT_TOKEN="+vaultToken, "VAULT_MAX_RETRIES=0", "VAULT_ADDR="+vault.URL)
-	p.Cmd.Stderr = &p.stderr
+	p.Stderr = &p.stderr
 	return p
 }
 

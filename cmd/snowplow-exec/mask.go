@@ -182,11 +182,11 @@ func (g *gzipGuard) judge() error {
 	if bytes.Contains(text, g.secret) {
 		return errRepeated
 	}
-	if err != nil && err != io.EOF {
+	if err != nil && !errors.Is(err, io.EOF) {
 		return err
 	}
 	g.end = bytes.Clone(text[len(text)-g.secret.openEnd(text):])
-	if len(g.end) == 0 || err == io.EOF {
+	if len(g.end) == 0 || errors.Is(err, io.EOF) {
 		_, _ = g.consumed.WriteTo(&g.ready)
 	}
 	return err

@@ -315,8 +315,8 @@ func TestDateFollowsTheClock(t *testing.T) {
 	t.Parallel()
 	server := consoletest.NewServer(t)
 	server.SetNow(func() time.Time { return time.Unix(0, 0) })
-	resp := send(t, server)
-	assert.Equal(t, "Thu, 01 Jan 1970 00:00:00 GMT", resp.Header.Get("Date"))
+	_, header, _ := send(t, server)
+	assert.Equal(t, "Thu, 01 Jan 1970 00:00:00 GMT", header.Get("Date"))
 }
 
 func TestLastRequest(t *testing.T) {
@@ -336,7 +336,8 @@ func TestLastRequest(t *testing.T) {
 func TestTLSServer(t *testing.T) {
 	t.Parallel()
 	server := consoletest.NewTLSServer(t)
-	assert.Equal(t, 200, send(t, server).StatusCode)
+	code, _, _ := send(t, server)
+	assert.Equal(t, 200, code)
 
 	pool := x509.NewCertPool()
 	require.True(t, pool.AppendCertsFromPEM([]byte(server.CACert())))
@@ -345,7 +346,7 @@ func TestTLSServer(t *testing.T) {
 	require.NoError(t, err)
 	require.NoError(t, resp.Body.Close())
 
-	_, err = (&http.Client{Transport: &http.Transport{DisableKeepAlives: true}}).Get(server.URL)
+	err = failedGet(&http.Client{Transport: &http.Transport{DisableKeepAlives: true}}, server.URL)
 	assert.ErrorAs(t, err, new(*tls.CertificateVerificationError))
 	assert.Empty(t, consoletest.NewServer(t).CACert())
 }
@@ -383,19 +384,15 @@ func TestFaultHandlers(t *testing.T) {
 	server := consoletest.NewServer(t)
 
 	server.FailNext(1, consoletest.Status(429, "slow down", http.Header{"Retry-After": {"7"}}))
-	resp := send(t, server)
-	body, err := io.ReadAll(resp.Body)
-	require.NoError(t, err)
-	assert.Equal(t, 429, resp.StatusCode)
-	assert.Equal(t, "7", resp.Header.Get("Retry-After"))
-	assert.Equal(t, "slow down", string(body))
+	code, header, body := send(t, server)
+	assert.Equal(t, 429, code)
+	assert.Equal(t, "7", header.Get("Retry-After"))
+	assert.Equal(t, "slow down", body)
 
 	server.FailNext(1, consoletest.Echo(400))
-	resp = send(t, server)
-	body, err = io.ReadAll(resp.Body)
-	require.NoError(t, err)
-	assert.Equal(t, 400, resp.StatusCode)
-	assert.Contains(t, string(body), consoletest.DefaultAPIKey)
+	code, _, body = send(t, server)
+	assert.Equal(t, 400, code)
+	assert.Contains(t, body, consoletest.DefaultAPIKey)
 
 	server.FailNext(1, consoletest.Echo(400))
 	rec := httptest.NewRecorder()
@@ -405,10 +402,7 @@ func TestFaultHandlers(t *testing.T) {
 
 	server.FailNext(1, consoletest.Disconnect())
 	before := server.Exchanges()
-	req, err := http.NewRequest(http.MethodGet, server.URL+v3Path, nil)
-	require.NoError(t, err)
-	_, err = server.Client().Do(req)
-	assert.ErrorIs(t, err, io.ErrUnexpectedEOF)
+	assert.ErrorIs(t, failedGet(server.Client(), server.URL+v3Path), io.ErrUnexpectedEOF)
 	assert.Equal(t, before+1, server.Exchanges(), "Go's client must not repeat it")
 }
 
@@ -490,8 +484,7 @@ func TestCloseEndsHeldExchanges(t *testing.T) {
 	<-hold.Started()
 	server.Close()
 	assert.Equal(t, http.StatusServiceUnavailable, <-code)
-	_, err := server.Client().Get(server.URL)
-	assert.Error(t, err)
+	assert.Error(t, failedGet(server.Client(), server.URL))
 }
 
 func TestConcurrentUse(t *testing.T) {
@@ -571,7 +564,7 @@ func elapsed(t *testing.T, console http.Handler, patience time.Duration) time.Du
 }
 
 // send makes a v3 exchange of the default key over the network.
-func send(t *testing.T, server *consoletest.Server) *http.Response {
+func send(t *testing.T, server *consoletest.Server) (code int, header http.Header, body string) {
 	t.Helper()
 	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, server.URL+v3Path, nil)
 	require.NoError(t, err)
@@ -579,6 +572,17 @@ func send(t *testing.T, server *consoletest.Server) *http.Response {
 	req.Header.Set("X-API-Key", consoletest.DefaultAPIKey)
 	resp, err := server.Client().Do(req)
 	require.NoError(t, err)
-	t.Cleanup(func() { _ = resp.Body.Close() })
-	return resp
+	defer resp.Body.Close()
+	read, err := io.ReadAll(resp.Body)
+	require.NoError(t, err)
+	return resp.StatusCode, resp.Header, string(read)
+}
+
+// failedGet returns the error of a request that gets no answer, nil if it gets one.
+func failedGet(client *http.Client, url string) error {
+	resp, err := client.Get(url)
+	if err != nil {
+		return err
+	}
+	return resp.Body.Close()
 }

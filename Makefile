@@ -9,6 +9,7 @@ VERSION  ?= $(or $(shell git describe --tags --exact-match --match 'v[0-9]*' 2>/
 COMMIT   ?= $(or $(shell git rev-parse --short HEAD 2>/dev/null),unknown)
 FUZZTIME ?= 30s
 SEEDS    ?= 20000
+MINCOVER ?= 97
 FROM     ?= 0
 VULNDB   ?= https://vuln.go.dev
 
@@ -75,6 +76,13 @@ lint: ## gofmt, go vet (snowplow-exec for each system), golangci-lint, the scrip
 
 vulncheck: ## Look for known vulnerabilities in what the programs call; VULNDB names another database
 	go tool -modfile=tools/vulncheck/go.mod govulncheck -db "$(VULNDB)" ./...
+# What launches a real Vault is left out: only the acceptance tests run it.
+cover: ## Measure how much of the root and internal/ the tests run, in cover.out; fail below MINCOVER (97) percent
+	@packages=$$(go list . ./internal/... | grep -v '/internal/vaulttest$$' | paste -sd, -) && \
+		go test -covermode=atomic -coverpkg="$$packages" -coverprofile=cover.out ./... && \
+		total=$$(go tool cover -func=cover.out | awk '/^total:/ { print $$NF }') && \
+		echo "covered: $$total of statements; at least $(MINCOVER)% are wanted" && \
+		awk -v total="$$total" 'BEGIN { exit total + 0 < $(MINCOVER) }'
 
 fuzz: ## Run each fuzz target for FUZZTIME (30s)
 	@for package in $$(grep -rl --include='*_test.go' '^func Fuzz' . | xargs -n 1 dirname | sort -u); do \
@@ -95,6 +103,6 @@ soak: programs ## Put load on the engine for a long time
 	scripts/soak.sh
 
 clean: ## Remove what was built; the Vault kept in the user's cache folder stays
-	rm -rf bin dist
+	rm -rf bin dist cover.out
 
-.PHONY: help build programs release test-release image test test-clients test-monitoring demo dev lint vulncheck fuzz model bench soak clean
+.PHONY: help build programs release test-release image test test-clients test-monitoring cover demo dev lint vulncheck fuzz model bench soak clean

@@ -671,6 +671,39 @@ func TestTheWaitGrowsWithFailuresInARow(t *testing.T) {
 	}
 }
 
+func TestParallelFailuresAreOneInARow(t *testing.T) {
+	inBubble(t, func(t *testing.T, c *cacheUnderTest) {
+		c.exchange.set(time.Second, failureOf(t, 503, 0))
+		for range 5 {
+			go func() { _, _ = c.get(keyA, 0) }()
+		}
+		synctest.Wait()
+		time.Sleep(time.Second)
+		synctest.Wait()
+		assert.Equal(t, 5, c.exchange.exchanges())
+		assert.LessOrEqual(t, time.Until(c.nextAttempt(keyA)), 1200*time.Millisecond)
+	})
+}
+
+func TestOfAFailureThatALaterSuccessOvertookOnlyRetryAfterCounts(t *testing.T) {
+	for retryAfter, wait := range map[time.Duration]time.Duration{0: 0, time.Minute: time.Minute} {
+		t.Run(retryAfter.String(), func(t *testing.T) {
+			inBubble(t, func(t *testing.T, c *cacheUnderTest) {
+				c.exchange.set(time.Second, failureOf(t, 503, retryAfter))
+				go func() { _, _ = c.get(keyA, 0) }()
+				synctest.Wait()
+				c.exchange.set(100*time.Millisecond, nil)
+				c.mustGet(keyA, time.Hour)
+				time.Sleep(900 * time.Millisecond)
+				synctest.Wait()
+				assert.Equal(t, wait, time.Until(c.nextAttempt(keyA)))
+				time.Sleep(wait)
+				c.mustGet(keyA, 0)
+			})
+		})
+	}
+}
+
 func TestAWaitEndsWithAWriteButNotByForgetting(t *testing.T) {
 	inBubble(t, func(t *testing.T, c *cacheUnderTest) {
 		c.fails(401)
@@ -715,6 +748,24 @@ func TestForgettingIsAnErrorWhileTheStoredCopyRemains(t *testing.T) {
 		c.store.set(0, nil)
 		c.sweep(t.Context())
 		assert.Empty(t, c.store.holds(keyA.Path), "the sweep tries again")
+	})
+}
+
+func TestWhoWaitsForStorageThatHangsGivesUpWithItsRequest(t *testing.T) {
+	inBubble(t, func(t *testing.T, c *cacheUnderTest) {
+		c.mustGet(keyA, time.Hour)
+		synctest.Wait()
+		c.store.set(time.Hour, nil)
+		go func() { _ = c.forget(t.Context(), keyA) }()
+		synctest.Wait()
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		began := time.Now()
+		err := c.forget(ctx, keyA)
+		require.ErrorIs(t, err, context.DeadlineExceeded)
+		assert.Contains(t, err.Error(), "waiting for an earlier storage call for config")
+		assert.Equal(t, time.Second, time.Since(began))
+		time.Sleep(storeTimeout)
 	})
 }
 
@@ -936,6 +987,18 @@ func TestSweepLeavesWhatIsUnderWay(t *testing.T) {
 		assert.Equal(t, "jwt-1", (<-got).Bearer)
 		assert.Equal(t, "jwt-1", c.mustGet(keyA, time.Hour).Bearer)
 		assert.Equal(t, 1, c.exchange.exchanges())
+	})
+}
+
+func TestSweepKeepsTheWaitOfAnExchangeWithoutReuse(t *testing.T) {
+	inBubble(t, func(t *testing.T, c *cacheUnderTest) {
+		c.exchange.set(time.Minute, failureOf(t, 429, time.Minute))
+		go func() { _, _ = c.get(keyA, 0) }()
+		synctest.Wait()
+		c.sweep(t.Context())
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		assert.Equal(t, time.Minute, time.Until(c.nextAttempt(keyA)), "the failure went to a slot that was swept")
 	})
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"net/http"
 	"strconv"
 	"strings"
@@ -17,6 +18,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/snowplow-vault/vault-plugin-secrets-snowplow/internal/console"
 	"github.com/snowplow-vault/vault-plugin-secrets-snowplow/internal/consoletest"
 )
 
@@ -377,4 +379,58 @@ func TestRotationUnderLoad(t *testing.T) {
 	}
 	close(stop)
 	readers.Wait()
+}
+
+func TestAJWTThatExpiresOnItsWayToTheReaderGetsNoLease(t *testing.T) {
+	t.Parallel()
+	m, _ := newConfiguredMount(t)
+	role, err := m.backend.current.Load().role(t.Context(), &logical.Request{Storage: m.storage}, "")
+	require.NoError(t, err)
+	status, message := refusal(t, nil, func() error {
+		_, err := m.backend.lease(role, served{Token: console.Token{Bearer: "jwt", ObtainedAt: time.Now(), Validity: 900 * time.Millisecond}})
+		return err
+	}())
+	assert.Equal(t, http.StatusBadGateway, status, "to Vault, a lease of 0 seconds is one of the mount's default length")
+	assert.Contains(t, message, "expired before it could be served")
+}
+
+func TestACredentialWithoutAUsableTransport(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		m, _ := warmMount(t, nil)
+		works := m.backend.newTransport
+		m.backend.newTransport = func(string) (http.RoundTripper, error) { return nil, errors.New("no CA certificates") }
+		m.mustWrite("config", map[string]any{"ttl": "1h"}) // makes a new client
+		for _, failing := range []func() (int, string){
+			func() (int, string) { return m.refused(logical.ReadOperation, "token") },
+			func() (int, string) {
+				return m.refused(logical.UpdateOperation, "config", map[string]any{"api_key": consoletest.DefaultAPIKey})
+			},
+		} {
+			status, message := failing()
+			assert.Equal(t, http.StatusInternalServerError, status)
+			assert.Contains(t, message, "connecting to Snowplow Console: no CA certificates")
+		}
+		m.backend.newTransport = works
+		m.mustRead("token")
+	})
+}
+
+func TestACachedJWTBelongsToTheURLsOfItsExchange(t *testing.T) {
+	t.Parallel()
+	for version, config := range map[string]func(*consoletest.Server) map[string]any{"v3": v3Config, "v1": v1Config} {
+		t.Run(version, func(t *testing.T) {
+			t.Parallel()
+			m, console := newConfiguredMount(t)
+			m.mustWrite("config", config(console))
+			first := m.accessToken("token")
+			m.mustWrite("config", map[string]any{"auth_url": console.URL + "/other", "verify_connection": false})
+			if version == "v3" {
+				assert.Equal(t, first, m.accessToken("token"), "v3 does not use auth_url")
+				return
+			}
+			status, _ := m.refused(logical.ReadOperation, "token")
+			assert.Equal(t, http.StatusBadRequest, status, "the fake Console has nothing at this URL")
+		})
+	}
 }

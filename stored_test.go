@@ -428,6 +428,22 @@ func TestStorageOfEarlierVersionsThatCannotBeUpgraded(t *testing.T) {
 	})
 }
 
+func TestAnUpgradeOfStorageThatFailsIsLoggedAndFailsNoRead(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		m, _ := warmMount(t, nil)
+		entry, err := loadConfig(t.Context(), m.storage)
+		require.NoError(t, err)
+		entry.Credential.ID = ""
+		require.NoError(t, store(t.Context(), m.storage, "config", entry))
+		m.storage.failKeys("put", "config")
+		m.restart()
+		m.mustRead("token")
+		assert.Contains(t, m.logs.String(), "upgrading an entry written by an older version failed: path=config")
+		assert.NotContains(t, m.logs.String(), consoletest.DefaultAPIKey)
+	})
+}
+
 func TestStorageOfALaterVersion(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -630,26 +646,34 @@ func TestASweepLeavesWhatCannotBeUpgraded(t *testing.T) {
 
 func TestARoleOfV0IsBoundToTheConsoleOfItsTime(t *testing.T) {
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		m, _ := warmMount(t, nil)
-		v1 := map[string]any{
-			"credentials_version": "v1", "username": consoletest.DefaultUsername, "password": consoletest.DefaultPassword,
-			"client_id": consoletest.DefaultClientID, "client_secret": consoletest.DefaultClientSecret,
-		}
-		m.mustWrite("roles/bot", v1)
-		role, err := loadRole(t.Context(), m.storage, "bot")
-		require.NoError(t, err)
-		role.Credential.ID, role.Credential.ConsoleWrittenFor = "", "" // as v0.x wrote them
-		require.NoError(t, store(t.Context(), m.storage, "roles/bot", role))
-		config, err := loadConfig(t.Context(), m.storage)
-		require.NoError(t, err)
-		config.Credential.ID = ""
-		require.NoError(t, store(t.Context(), m.storage, "config", config))
-		m.restart()
-		m.mustWrite("config", map[string]any{"console_url": "https://evil.example", "api_key": consoletest.DefaultAPIKey, "verify_connection": false})
-		_, message := m.refused(logical.ReadOperation, "token/bot")
-		assert.Contains(t, message, "cannot be used")
-	})
+	for name, readFirst := range map[string]bool{"read before the URL changes": true, "not read before": false} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				m, _ := warmMount(t, nil)
+				v1 := map[string]any{
+					"credentials_version": "v1", "username": consoletest.DefaultUsername, "password": consoletest.DefaultPassword,
+					"client_id": consoletest.DefaultClientID, "client_secret": consoletest.DefaultClientSecret,
+				}
+				m.mustWrite("roles/bot", v1)
+				role, err := loadRole(t.Context(), m.storage, "bot")
+				require.NoError(t, err)
+				role.Credential.ID, role.Credential.ConsoleWrittenFor = "", "" // as v0.x wrote them
+				require.NoError(t, store(t.Context(), m.storage, "roles/bot", role))
+				config, err := loadConfig(t.Context(), m.storage)
+				require.NoError(t, err)
+				config.Credential.ID = ""
+				require.NoError(t, store(t.Context(), m.storage, "config", config))
+				m.restart()
+				if readFirst {
+					m.mustRead("token/bot")
+				}
+				m.mustWrite("config", map[string]any{"console_url": "https://evil.example", "api_key": consoletest.DefaultAPIKey, "verify_connection": false})
+				_, message := m.refused(logical.ReadOperation, "token/bot")
+				assert.Contains(t, message, "cannot be used")
+			})
+		})
+	}
 }
 
 // Not parallel: it counts goroutines, of which other tests have some.

@@ -1,6 +1,7 @@
 package snowplow
 
 import (
+	"context"
 	"encoding/pem"
 	"fmt"
 	"net/http"
@@ -542,4 +543,37 @@ func TestNullForAFieldThatIsEmptyAnywayWritesNoCredential(t *testing.T) {
 		})
 		assert.Equal(t, first, m.accessToken("token"))
 	})
+}
+
+func TestAWriteWaitsForAnotherOnlyAsLongAsItsRequestLasts(t *testing.T) {
+	t.Parallel()
+	for name, write := range map[string]struct {
+		operation logical.Operation
+		path      string
+		fields    map[string]any
+	}{
+		"write config":  {logical.UpdateOperation, "config", map[string]any{"ttl": 60}},
+		"write role":    {logical.UpdateOperation, "roles/analytics", map[string]any{"ttl": 60}},
+		"delete config": {logical.DeleteOperation, "config", nil},
+		"delete role":   {logical.DeleteOperation, "roles/analytics", nil},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				m, _ := warmMount(t, nil)
+				m.mustWrite("roles/analytics", map[string]any{"ttl": 30})
+				unlock, err := m.backend.lockWrites(t.Context())
+				require.NoError(t, err)
+				ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+				defer cancel()
+				_, err = m.request(ctx, write.operation, write.path, write.fields)
+				require.ErrorIs(t, err, context.DeadlineExceeded)
+				assert.Contains(t, err.Error(), "waiting for another write")
+				assert.EqualValues(t, 0, m.mustRead("config").Data["ttl"])
+				assert.EqualValues(t, 30, m.mustRead("roles/analytics").Data["ttl"])
+				unlock()
+				m.must(write.operation, write.path, write.fields)
+			})
+		})
+	}
 }

@@ -17,15 +17,6 @@ import (
 	"github.com/snowplow-vault/vault-plugin-secrets-snowplow/internal/redact"
 )
 
-// requestError is an error that the caller can correct: Vault answers it with 400.
-type requestError struct{ error }
-
-func (e *requestError) Unwrap() error { return e.error }
-
-func invalidf(format string, args ...any) error {
-	return &requestError{fmt.Errorf(format, args...)}
-}
-
 // input is the fields of a write. In a patch, null resets a field to its default (RFC 7396); in any other write, it is
 // the same as leaving the field out.
 type input struct {
@@ -240,6 +231,33 @@ func leaseFields() map[string]*framework.FieldSchema {
 			DisplayAttrs: &framework.DisplayAttributes{Name: "Reuse period"},
 		},
 	}
+}
+
+// credentialSourceField is the schema of whose credential a role uses.
+func credentialSourceField() *framework.FieldSchema {
+	return &framework.FieldSchema{
+		Type:          framework.TypeString,
+		Required:      true,
+		AllowedValues: []any{sourceRole, sourceConfig},
+		Description:   "Whose credential is used: role or config.",
+	}
+}
+
+// roleNameField returns the schema of a role's name in a path.
+func roleNameField(field string) map[string]*framework.FieldSchema {
+	return map[string]*framework.FieldSchema{field: {
+		Type:         framework.TypeString,
+		Required:     true,
+		Description:  "Name of the role.",
+		DisplayAttrs: &framework.DisplayAttributes{Name: "Role"},
+	}}
+}
+
+// roleOf returns the role that a path names, empty on a path without one.
+func roleOf(data *framework.FieldData) string {
+	role, _ := data.GetOk("role")
+	name, _ := role.(string)
+	return name
 }
 
 // forwardToPrimary marks an operation that writes to storage, which only the active node of the primary cluster can.

@@ -86,39 +86,6 @@ func readableRoleFields() map[string]*framework.FieldSchema {
 	return fields
 }
 
-// credentialSourceField is the schema of whose credential a role uses.
-func credentialSourceField() *framework.FieldSchema {
-	return &framework.FieldSchema{
-		Type:          framework.TypeString,
-		Required:      true,
-		AllowedValues: []any{sourceRole, sourceConfig},
-		Description:   "Whose credential is used: role or config.",
-	}
-}
-
-// What credential_source says.
-const (
-	sourceRole   = "role"
-	sourceConfig = "config"
-)
-
-// roleNameField returns the schema of a role's name in a path.
-func roleNameField(field string) map[string]*framework.FieldSchema {
-	return map[string]*framework.FieldSchema{field: {
-		Type:         framework.TypeString,
-		Required:     true,
-		Description:  "Name of the role.",
-		DisplayAttrs: &framework.DisplayAttributes{Name: "Role"},
-	}}
-}
-
-// roleOf returns the role that a path names, empty on a path without one.
-func roleOf(data *framework.FieldData) string {
-	role, _ := data.GetOk("role")
-	name, _ := role.(string)
-	return name
-}
-
 func (b *backend) roleExists(ctx context.Context, req *logical.Request, data *framework.FieldData) (bool, error) {
 	return stored(ctx, req.Storage, roleStoragePrefix+data.Get("name").(string))
 }

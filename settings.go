@@ -56,6 +56,12 @@ func (r resolvedRole) GoString() string { return r.String() }
 // ownCredential reports whether the credential is the role's own.
 func (r *resolvedRole) ownCredential() bool { return r.key.Path != configStorageKey }
 
+// What credential_source says.
+const (
+	sourceRole   = "role"
+	sourceConfig = "config"
+)
+
 // source returns what credential_source says.
 func (r *resolvedRole) source() string {
 	if r.ownCredential() {

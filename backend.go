@@ -21,7 +21,7 @@ import (
 	"github.com/snowplow-vault/vault-plugin-secrets-snowplow/internal/redact"
 )
 
-// pluginName is the name that the plugin goes by in Vault's catalog and before Snowplow.
+// pluginName is the plugin's name in Vault's catalog and in its User-Agent.
 const pluginName = "vault-plugin-secrets-snowplow"
 
 // eventTimeout bounds one call of Vault's event bus.
@@ -42,8 +42,8 @@ type backend struct {
 	stats   sync.Map    // role name, empty for none, to *stats; outlives settings
 
 	// Serializes read-modify-write of config and roles, so that concurrent writes do not lose each other's fields, and
-	// the config that a role was checked against cannot change before the role is stored. It is held over storage calls, never over an
-	// exchange. Token reads take no lock.
+	// the config that a role was checked against cannot change before the role is stored. It is held during storage
+	// calls, never during an exchange. Token reads take no lock.
 	writes *semaphore.Weighted
 
 	newTransport func(caCert string) (http.RoundTripper, error)
@@ -114,13 +114,13 @@ func (b *backend) HandleRequest(ctx context.Context, req *logical.Request) (*log
 	case errors.As(err, &failed) && failed.Status() == http.StatusBadRequest:
 		return logical.ErrorResponse(err.Error()), nil
 	case errors.As(err, &failed):
-		// Vault takes the code from this type alone, unwrapped and without a response beside it.
+		// Vault reads the code only from this type, unwrapped and without a response.
 		return nil, logical.CodedError(failed.Status(), err.Error())
 	}
 	return resp, err
 }
 
-// badRoleName returns what a path that no pattern matches has in the place of a role's name; empty: nothing.
+// badRoleName returns the role's name in a path that no pattern matches, empty if the path has none.
 func badRoleName(path string) string {
 	for _, prefix := range []string{roleStoragePrefix, "token/", "status/"} {
 		if name, found := strings.CutPrefix(path, prefix); found {
@@ -130,8 +130,8 @@ func badRoleName(path string) string {
 	return ""
 }
 
-// HandleExistenceCheck looks at the path alone: Vault logs the framework's error about a field, which repeats the
-// field's value.
+// HandleExistenceCheck ignores the fields: Vault logs the framework's error about a field, which repeats the field's
+// value.
 func (b *backend) HandleExistenceCheck(ctx context.Context, req *logical.Request) (checkFound, exists bool, err error) {
 	withoutFields := *req
 	withoutFields.Data = nil
@@ -142,7 +142,7 @@ func (b *backend) newSettings() *settings {
 	return &settings{newClient: b.newClient, statsOf: b.statsOf, loadConfig: b.loadConfig, loadRole: b.loadRole, config: newLazy[connection]()}
 }
 
-// reset begins with new settings: of what was derived from config before, nothing is used for later requests.
+// reset starts over with empty settings: later requests use nothing that was derived from the old config.
 func (b *backend) reset() { b.current.Swap(b.newSettings()).close() }
 
 // loadConfig reads the stored config, nil if there is none. An entry written by v0.x is upgraded in storage; reads work
@@ -194,8 +194,8 @@ func (b *backend) adopted(path string, err error) {
 	}
 }
 
-// sendEvent tells those who subscribe to Vault's events what happened at a path. It is best effort and waits for
-// nobody: OpenBao has no events, and an event bus that fails or hangs is no reason to fail or delay a request.
+// sendEvent publishes what happened at a path on Vault's event bus. It is best effort and does not block: OpenBao has
+// no events, and an event bus that fails or hangs must not fail or delay a request.
 func (b *backend) sendEvent(event, path, role string, more ...string) {
 	pairs := []string{logical.EventMetadataPath, path}
 	if role != "" {
@@ -208,7 +208,7 @@ func (b *backend) sendEvent(event, path, role string, more ...string) {
 	}()
 }
 
-// sendWriteEvent does so for a change of config or of a role.
+// sendWriteEvent publishes a change of config or of a role.
 func (b *backend) sendWriteEvent(event, path, role, operation string) {
 	b.sendEvent(event, path, role, logical.EventMetadataOperation, operation, logical.EventMetadataModified, "true")
 }
@@ -258,7 +258,7 @@ func (b *backend) sweepStats(ctx context.Context, storage logical.Storage) error
 	return nil
 }
 
-// clean ends what is under way before the mount is unloaded.
+// clean stops exchanges under way before the mount is unloaded.
 func (b *backend) clean(context.Context) {
 	b.end()
 	b.current.Load().close()

@@ -108,19 +108,19 @@ type slot struct {
 	refresh float64        // the share of its fresh time after which it is refreshed
 	arrival chan struct{}  // closed when a JWT is cached; nil: nobody waits for that
 	unsaved bool           // storage does not hold token yet, or holds one although token is nil
-	storing bool           // someone waits to bring storage up to date
+	storing bool           // a goroutine waits to update storage
 
 	flight     *flight // the exchange that new readers join; nil: none
 	superseded *flight // one that began before the JWT was forgotten, and still runs
 	private    int     // exchanges under way for readers with reuse_period=0
 	epoch      int     // how often the JWT was forgotten: an older exchange caches nothing
 
-	forgottenAt time.Time // a call of storage that was given up may still bring the JWT back for a while
+	forgottenAt time.Time // for a while, an abandoned storage call may still restore the JWT
 
-	failing     bool           // the last exchange failed in passing
+	failing     bool           // the last exchange failed, and the failure is transient
 	failure     *console.Error // the last failure; nil after a success that began later
 	failedAt    time.Time
-	failures    int       // passing ones in a row
+	failures    int       // transient ones in a row
 	notBefore   time.Time // no exchange until then
 	begunThen   uint64    // tokenCache.begun when the last failure was noted
 	countedThen uint64    // the same, of the last one counted in failures
@@ -204,7 +204,7 @@ func (c *tokenCache) get(ctx context.Context, key tokenKey, reuse time.Duration,
 		}
 		usable := s.usable(now)
 		if s.flight == nil && now.Before(s.notBefore) {
-			return s.afterFailure(now, s.failure)
+			return s.staleIfError(now, s.failure)
 		}
 		if s.flight == nil {
 			led = c.begin(key, s, exchange)
@@ -232,10 +232,10 @@ func (c *tokenCache) get(ctx context.Context, key tokenKey, reuse time.Duration,
 		case f.err == nil:
 			return served{Token: f.token, exchanged: f == led}, nil
 		default:
-			if s.fresh(time.Now(), reuse) { // a later exchange has brought one meanwhile
+			if s.fresh(time.Now(), reuse) { // a later exchange has returned one meanwhile
 				continue
 			}
-			return s.afterFailure(time.Now(), f.err)
+			return s.staleIfError(time.Now(), f.err)
 		}
 	}
 }
@@ -491,9 +491,9 @@ func (s *slot) usable(now time.Time) bool {
 	return s.token != nil && s.token.Remaining(now) >= minStaleValidity
 }
 
-// afterFailure answers a reader whose exchange failed, or may not be made yet: with the cached JWT if the failure is a
-// passing one.
-func (s *slot) afterFailure(now time.Time, err error) (served, error) {
+// staleIfError answers a reader whose exchange failed, or may not be made yet: with the cached JWT if the failure is
+// transient and the JWT still usable, else with the error.
+func (s *slot) staleIfError(now time.Time, err error) (served, error) {
 	if failed := (*console.Error)(nil); errors.As(err, &failed) && failed.Transient() && s.usable(now) {
 		return served{Token: *s.token, stale: failed.Error()}, nil
 	}
@@ -546,7 +546,7 @@ func (c *tokenCache) keys(path string) []tokenKey {
 	return keys
 }
 
-// drop drops the slots of these keys, but for that of current.
+// drop drops the slots of these keys, except that of current.
 func (c *tokenCache) drop(keys []tokenKey, current *tokenKey) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -573,7 +573,7 @@ func (c *tokenCache) verified(key tokenKey) {
 	}
 }
 
-// put takes in a JWT that an exchange elsewhere brought. It goes to storage only, where the first reader finds it; if
+// put caches a JWT from an exchange elsewhere. It goes to storage only, where the first reader finds it; if
 // that fails, or the credential has been read already, to memory.
 func (c *tokenCache) put(ctx context.Context, key tokenKey, token console.Token) {
 	c.mu.Lock()
@@ -728,14 +728,14 @@ func (s *slot) busy() bool {
 	return s.flight != nil || s.superseded != nil || s.loading != nil || s.private > 0
 }
 
-// tidy drops, in memory and in storage, the JWTs of all but the present credential of a path.
+// tidy drops the JWTs of all but the current credential of a path, in memory and in storage.
 func (c *tokenCache) tidy(ctx context.Context, path string) error {
 	ctx, done, err := c.storing(ctx, path)
 	if err != nil {
 		return err
 	}
 	defer done()
-	keys := c.keys(path) // what is made meanwhile may be of a newer credential
+	keys := c.keys(path) // slots made meanwhile may belong to a newer credential
 	current, err := c.store.tidy(ctx, path)
 	if err != nil {
 		return err

@@ -20,7 +20,7 @@ import (
 	"github.com/snowplow-vault/vault-plugin-secrets-snowplow/internal/consoletest"
 )
 
-// fakeExchange is what Snowplow does for the cache: each exchange takes a while and brings another JWT.
+// fakeExchange is what Snowplow does for the cache: each exchange takes a while and returns another JWT.
 type fakeExchange struct {
 	mu       sync.Mutex
 	count    int
@@ -277,10 +277,10 @@ func TestACachedJWTIsServedForTheReusePeriod(t *testing.T) {
 		assert.Equal(t, 23*time.Hour+16*time.Minute, again.Remaining(time.Now()))
 
 		time.Sleep(16 * time.Minute)
-		renewed := c.mustGet(keyA, time.Hour)
-		assert.NotEqual(t, first.Bearer, renewed.Bearer)
-		assert.True(t, renewed.exchanged)
-		assert.Empty(t, renewed.stale)
+		newer := c.mustGet(keyA, time.Hour)
+		assert.NotEqual(t, first.Bearer, newer.Bearer)
+		assert.True(t, newer.exchanged)
+		assert.Empty(t, newer.stale)
 		assert.Equal(t, 2, c.exchange.exchanges())
 	})
 }
@@ -315,9 +315,9 @@ func TestAJWTIsRefreshedAheadAndNobodyWaitsForIt(t *testing.T) {
 
 				time.Sleep(time.Second)
 				synctest.Wait()
-				renewed := c.mustGet(keyA, test.reuse)
-				assert.Equal(t, "jwt-2", renewed.Bearer)
-				assert.False(t, renewed.exchanged)
+				newer := c.mustGet(keyA, test.reuse)
+				assert.Equal(t, "jwt-2", newer.Bearer)
+				assert.False(t, newer.exchanged)
 			})
 		})
 	}
@@ -516,7 +516,7 @@ func TestRetriesAreWantedOnlyByReadersWithoutAUsableJWT(t *testing.T) {
 	})
 }
 
-func TestATransientFailureIsStoodInForByTheCachedJWT(t *testing.T) {
+func TestAfterATransientFailureTheCachedJWTIsServed(t *testing.T) {
 	inBubble(t, func(t *testing.T, c *cacheUnderTest) {
 		c.exchange.validity = time.Hour
 		first := c.mustGet(keyA, time.Minute)
@@ -570,7 +570,7 @@ func TestOnlyARefusalDropsTheCachedJWT(t *testing.T) {
 				time.Sleep(time.Minute)
 				failed := c.fails(status)
 				_, err := c.get(keyA, time.Minute)
-				require.ErrorIs(t, err, failed, "what is not transient is not stood in for")
+				require.ErrorIs(t, err, failed, "only a transient failure is answered with the cached JWT")
 				synctest.Wait()
 				assert.Equal(t, drops, c.cached(keyA) == nil)
 				assert.Equal(t, drops, c.store.holds(keyA.Path) == "")
@@ -769,7 +769,7 @@ func TestWhoWaitsForStorageThatHangsGivesUpWithItsRequest(t *testing.T) {
 	})
 }
 
-func TestWhatAnOlderExchangeBringsIsNeverCached(t *testing.T) {
+func TestTheJWTOfAnOlderExchangeIsNeverCached(t *testing.T) {
 	for name, change := range map[string]func(*cacheUnderTest){
 		"forgotten": func(c *cacheUnderTest) { require.NoError(c.t, c.forget(c.t.Context(), keyA)) },
 		"replaced":  func(c *cacheUnderTest) { c.keepOnly(keyA.Path, &tokenKey{Path: keyA.Path, CredentialID: "new"}) },
@@ -855,7 +855,7 @@ func TestCachedJWTsSurviveARestart(t *testing.T) {
 		assert.False(t, got.exchanged)
 		time.Sleep(2 * time.Hour)
 		c.restart()
-		assert.NotEmpty(t, c.mustGet(keyA, time.Hour).stale, "the stored one stands in like any other")
+		assert.NotEmpty(t, c.mustGet(keyA, time.Hour).stale, "the stored one is served like any other")
 	})
 }
 
@@ -869,7 +869,7 @@ func TestStorageThatHangsCostsAReaderASecondAndAnExchange(t *testing.T) {
 		assert.Equal(t, "jwt-2", c.mustGet(keyA, time.Hour).Bearer)
 		assert.Equal(t, 1100*time.Millisecond, time.Since(begun))
 		time.Sleep(time.Minute)
-		assert.Equal(t, "jwt-2", c.mustGet(keyA, time.Hour).Bearer, "what storage brings late is out of date")
+		assert.Equal(t, "jwt-2", c.mustGet(keyA, time.Hour).Bearer, "a JWT that storage returns late is out of date")
 
 		c.restart()
 		c.store.set(time.Hour, nil)

@@ -251,7 +251,7 @@ func TestASweepLeavesAnExchangeThatNobodyWaitsForAlone(t *testing.T) {
 		m.mustRead("token")
 		assert.Equal(t, before+1, console.Exchanges())
 		time.Sleep(10 * time.Second)
-		assert.Empty(t, m.mustRead("token").Warnings, "what the exchange brought is cached")
+		assert.Empty(t, m.mustRead("token").Warnings, "the JWT of the exchange is cached")
 	})
 }
 
@@ -329,7 +329,7 @@ func TestStateSaysWhoHasToAct(t *testing.T) {
 	})
 }
 
-// An exchange that began before Snowplow refused the key may still bring a JWT: nobody else gets it.
+// An exchange that began before Snowplow refused the key may still return a JWT: nobody else gets it.
 func TestAnOlderSuccessDoesNotOutlastARefusal(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

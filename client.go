@@ -102,7 +102,7 @@ func (b *backend) noteRefusal(ctx context.Context, err error, path string, store
 	}
 }
 
-// warmUp caches the JWT that the verification of a write brought, nil if there was none, and deletes that of an older
+// warmUp caches the JWT from the verification of a write, nil if there is none, and deletes that of an older
 // credential.
 func (b *backend) warmUp(ctx context.Context, key tokenKey, reuse time.Duration, token *console.Token) {
 	if token != nil {

@@ -206,7 +206,7 @@ func TestAFailedVerificationStoresNothing(t *testing.T) {
 	status, message = m.refused(logical.UpdateOperation, "config", map[string]any{"api_key": consoletest.DefaultAPIKey, "ttl": 60})
 	assert.Equal(t, 400, status)
 	assert.Contains(t, message, "short and stout")
-	assert.NotContains(t, message, "verify_connection=false", "another try would bring the same")
+	assert.NotContains(t, message, "verify_connection=false", "another try would fail the same way")
 
 	console.FailAlways(consoletest.Status(http.StatusServiceUnavailable, "", http.Header{"Retry-After": {"300"}})) // beyond request_timeout, so no retries
 	status, message = m.refused(logical.UpdateOperation, "config", map[string]any{"api_key": consoletest.DefaultAPIKey})

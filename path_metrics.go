@@ -40,9 +40,9 @@ var metricsFormat = expfmt.NewFormat(expfmt.TypeTextPlain)
 
 // Every metric but the last has the label path: token, or token/<role>.
 var (
-	metricReads    = newMetric("snowplow_token_reads_total", "Reads of a token, whatever came of them.")
+	metricReads    = newMetric("snowplow_token_reads_total", "Reads of a token, successful or not.")
 	metricReused   = newMetric("snowplow_token_reused_total", "Reads served with a token from another read's exchange.")
-	metricStale    = newMetric("snowplow_token_stale_total", "Reads served with the cached token because no newer one could be had.")
+	metricStale    = newMetric("snowplow_token_stale_total", "Reads served with the cached token because there was no newer one.")
 	metricTries    = newMetric("snowplow_exchanges_total", "Exchanges made for these reads.")
 	metricFailures = newMetric("snowplow_exchange_failures_total", "Exchanges that failed, by reason.", "reason")
 	metricDuration = newMetric("snowplow_exchange_duration_seconds", "How long exchanges took.")

@@ -12,9 +12,9 @@ import (
 
 // stats counts what happened on one path, token or token/<role>, since the plugin started.
 type stats struct {
-	reads    atomic.Int64 // of a JWT, whatever came of them
-	reused   atomic.Int64 // reads answered with a JWT that another read's exchange brought
-	stale    atomic.Int64 // reads answered with a cached JWT because no newer one could be had
+	reads    atomic.Int64 // of a JWT, successful or not
+	reused   atomic.Int64 // reads answered with a JWT from another read's exchange
+	stale    atomic.Int64 // reads answered with a cached JWT because there was no newer one
 	exchange exchangeStats
 }
 

@@ -192,7 +192,7 @@ func TestAForgottenJWTThatCannotBeDeletedIsAnError(t *testing.T) {
 	})
 }
 
-// A put that hangs while the JWT is forgotten must not bring it back.
+// A put that hangs while the JWT is forgotten must not restore it.
 func TestAForgottenJWTIsNotStoredLate(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

@@ -231,7 +231,7 @@ func TestCredentialsAreRewrittenUnderLoad(t *testing.T) {
 	var stop atomic.Bool
 	var reads, renewed atomic.Int64 // reads; those of a JWT whose key is not the one of the first write
 	read := func(target *written, token string) error {
-		floor := target.newest.Load()
+		minimum := target.newest.Load()
 		secret, err := m.tryRead(token)
 		if err != nil {
 			return err
@@ -246,8 +246,8 @@ func TestCredentialsAreRewrittenUnderLoad(t *testing.T) {
 		switch {
 		case err != nil || name != target.name:
 			return fmt.Errorf("the JWT comes from the key %q, which is not one of %s", id, target.path)
-		case number < floor:
-			return fmt.Errorf("the JWT comes from the key of write %d, and the read began after write %d had returned", number, floor)
+		case number < minimum:
+			return fmt.Errorf("the JWT comes from the key of write %d, and the read began after write %d had returned", number, minimum)
 		}
 		reads.Add(1)
 		if number > 1 {

@@ -165,7 +165,7 @@ func tryFailedExchanges(t *testing.T, m mount, console *consoletest.Server, cred
 		"a JWT in a bad field": consoletest.Status(http.StatusOK, `{"token":"`+jwt+`"}`, nil),
 	} {
 		console.FailAlways(handler)
-		m.remove(t, "token")                                     // nothing stands in for what this exchange does not bring
+		m.remove(t, "token")                                     // no cached JWT may hide that this exchange fails
 		m.write(t, "config", fields{"verify_connection": false}) // ends the wait after a failure
 		_, err := m.tryRead("token")
 		requireClean(t, err, "a read with %s", fault)

@@ -73,7 +73,7 @@ func TestTokenLeasesAreRevoked(t *testing.T) {
 
 	jwt := jwtOf(t, one)
 	assert.Equal(t, http.StatusOK, opens(t, console, jwt), "Snowplow has no way to revoke a JWT")
-	assert.Equal(t, jwt, m.jwt(t, "token"), "the kept JWT is other readers' as well")
+	assert.Equal(t, jwt, m.jwt(t, "token"), "other readers hold the cached JWT as well")
 	assert.Equal(t, jwt, jwtOf(t, two))
 	assert.Equal(t, jwt, jwtOf(t, three))
 }

@@ -173,7 +173,7 @@ if grep -qF "$(<api-key)" "$work/output"; then
 	fail "the configuration shows the API key"
 fi
 
-say "Reading a token: a JWT with a lease that ends when the JWT does"
+say "Reading a token: a JWT with a lease that ends when the JWT expires"
 run "vault read snowplow/token"
 run 'JWT=$(vault read -field=access_token snowplow/token)'
 

@@ -63,12 +63,12 @@ func NewTransport(caCert string) (http.RoundTripper, error) {
 		}
 		return http.ProxyFromEnvironment(request)
 	}
-	// For one small request now and then, HTTP/2 would bring connections that outlive their mount, and no more.
+	// For one small request now and then, HTTP/2 gains nothing, and its connections would outlive their mount.
 	transport.ForceAttemptHTTP2 = false
 	// The exchange as a whole is bounded by request_timeout; a shorter bound within it would blur "no answer".
 	transport.TLSHandshakeTimeout = 0
 	transport.MaxResponseHeaderBytes = maxAnswerHeader
-	// An answer that unpacks to a gigabyte is none that Snowplow sends.
+	// Snowplow sends no answer that unpacks to a gigabyte.
 	transport.DisableCompression = true
 	transport.OnProxyConnectResponse = func(_ context.Context, _ *url.URL, _ *http.Request, answer *http.Response) error {
 		if answer.StatusCode == http.StatusOK {
@@ -131,7 +131,7 @@ func ParseCACert(bundle string) ([]*x509.Certificate, error) {
 	return certificates, nil
 }
 
-// Close gives up the connections that are kept open. An exchange under way ends on its own, and its connection with it.
+// Close closes idle connections. An exchange under way finishes first, and then its connection is closed.
 func (c *Client) Close() {
 	c.closed.Store(true)
 	c.http.CloseIdleConnections()

@@ -14,7 +14,7 @@ import (
 // https://docs.snowplow.io/docs/account-management/managing-console-api-authentication/
 const (
 	V3 = "v3" // an API key and its ID
-	V2 = "v2" // an API key alone; deprecated by Snowplow
+	V2 = "v2" // an API key without its ID; deprecated by Snowplow
 	V1 = "v1" // the password flow of a bot user; legacy
 )
 
@@ -103,7 +103,7 @@ func (c Credential) Empty() bool {
 	return !slices.ContainsFunc(Fields, func(f Field) bool { return *f.value(&c) != "" })
 }
 
-// secrets lists what must be seen nowhere but in a request to Snowplow.
+// secrets lists the values that may appear only in a request to Snowplow.
 func (c Credential) secrets() []string {
 	var values []string
 	for _, field := range Fields {
@@ -238,7 +238,7 @@ var (
 	headerValue = regexp.MustCompile(`^[\x21-\x7e]*$`)
 )
 
-// check holds the fields of c against each other and against what may be sent.
+// check validates the fields of c, each and together.
 func (c Credential) check() error {
 	missing := names(func(f Field) bool { return f.belongsTo(c.Version) && *f.value(&c) == "" })
 	if missing != "" && !c.Empty() {
@@ -261,7 +261,7 @@ func (c Credential) check() error {
 	return nil
 }
 
-// Warnings returns what an operator should know of a credential that was accepted.
+// Warnings returns what an operator should know about an accepted credential.
 func (c Credential) Warnings() []string {
 	var warnings []string
 	if c.OrganizationID != "" && !uuid.MatchString(c.OrganizationID) {

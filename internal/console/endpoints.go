@@ -50,8 +50,8 @@ func ParseURL(field, raw string) (string, error) {
 
 var asciiName = regexp.MustCompile(`^[A-Za-z0-9._-]+$`)
 
-// validHost reports whether host is a name or an address that net/http sends as it is. It maps any other by rules of
-// its own, by which names that look different can be the same, and the other way round.
+// validHost reports whether host is a name or an address that net/http sends unchanged. It maps all others by its own
+// rules, so that names that look different can be the same, and the other way round.
 func validHost(host string) bool {
 	address, err := netip.ParseAddr(host)
 	return asciiName.MatchString(host) || err == nil && address.Zone() == ""
@@ -67,7 +67,7 @@ func validPort(u *url.URL) bool {
 
 func isLoopback(host string) bool {
 	address, err := netip.ParseAddr(host)
-	return strings.EqualFold(host, "localhost") || err == nil && address.Unmap().IsLoopback()
+	return strings.EqualFold(host, "localhost") || err == nil && address.IsLoopback()
 }
 
 // Origin returns the scheme, host and port of a URL (RFC 6454, section 4), or "" if it has none that can be compared.

@@ -35,8 +35,8 @@ var Reasons = []Reason{
 	ReasonUnknownOrganization, ReasonRejected, ReasonUpstream,
 }
 
-// Error is an exchange that brought no token. It wraps no cause on purpose: what a server or a proxy says can hold a
-// secret, so only what was cleaned into the message is passed on.
+// Error is a failed exchange. It wraps no cause on purpose: what a server or a proxy says can hold a secret, so only
+// the filtered message is passed on.
 type Error struct {
 	Reason Reason
 	// RetryAfter is what the answer's Retry-After asked for (RFC 9110, section 10.2.3), 5 minutes at most; 0 if
@@ -44,7 +44,7 @@ type Error struct {
 	RetryAfter time.Duration
 
 	message   string
-	permanent bool // another try within the same exchange would fail alike
+	permanent bool // another try within the same exchange would fail the same way
 }
 
 func (e *Error) Error() string { return e.message }
@@ -73,7 +73,7 @@ func (e *Error) Status() int {
 	}
 }
 
-// errorf makes an Error whose message begins with whom the exchange was made with.
+// errorf makes an Error whose message begins with the URL that was asked.
 func (e *exchange) errorf(reason Reason, format string, args ...any) *Error {
 	return &Error{Reason: reason, message: "Snowplow Console at " + e.target() + " " + fmt.Sprintf(format, args...)}
 }
@@ -121,7 +121,7 @@ func (e *exchange) broken(err, handshake error) *Error {
 	}
 }
 
-// tlsFailed names the cause of a failed handshake and what mends it.
+// tlsFailed names the cause of a failed handshake and how to fix it.
 func (e *exchange) tlsFailed(err error) *Error {
 	var (
 		unverified *tls.CertificateVerificationError

@@ -125,7 +125,7 @@ func (f fault) check(t *testing.T, u *faulttest.Upstream, slack time.Duration) {
 	token, err := client.Exchange(t.Context(), exchangeAt(u.URL, V3))
 	require.NoError(t, err)
 	_, ours := u.Issued(token.Bearer)
-	assert.True(t, ours, "the next good answer brings a JWT")
+	assert.True(t, ours, "the next good answer has a JWT")
 	client.Close()
 }
 

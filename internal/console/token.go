@@ -5,7 +5,7 @@ import (
 	"time"
 )
 
-// Token is what an exchange brings: a JWT, or whatever Snowplow uses in its place.
+// Token is what an exchange returns: a JWT, or whatever Snowplow uses in its place.
 type Token struct {
 	Bearer    string        `json:"bearer"`
 	IssuedAt  time.Time     `json:"issued_at"`  // by Snowplow's clock

@@ -577,3 +577,31 @@ func TestAWriteWaitsForAnotherOnlyAsLongAsItsRequestLasts(t *testing.T) {
 		})
 	}
 }
+
+func TestARefusalAtAnotherURLSaysNothingOfTheStoredKey(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		m, console := warmMount(t, nil)
+		first := m.accessToken("token")
+		console.FailNext(1, consoletest.Status(http.StatusUnauthorized, "", nil))
+		status, _ := m.refused(logical.UpdateOperation, "config", map[string]any{
+			"console_url": "https://other.example", "api_key": consoletest.DefaultAPIKey,
+		})
+		assert.Equal(t, http.StatusBadRequest, status)
+		assert.Equal(t, first, m.accessToken("token"))
+	})
+}
+
+func TestAWriteThatWasRateLimitedSaysWhenToTryAgain(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		m, console := warmMount(t, nil)
+		console.FailAlways(consoletest.Status(http.StatusTooManyRequests, "", nil))
+		status, message := m.refused(logical.UpdateOperation, "config", map[string]any{"api_key": consoletest.DefaultAPIKey})
+		assert.Equal(t, http.StatusTooManyRequests, status)
+		_, after, _ := strings.Cut(message, "try again after ")
+		retryAt, err := time.Parse(time.RFC3339, strings.SplitN(after, ";", 2)[0])
+		require.NoError(t, err, message)
+		assert.False(t, retryAt.Before(time.Now().Add(firstBackOff)), message)
+	})
+}

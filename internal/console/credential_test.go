@@ -204,3 +204,12 @@ func TestTheSameKeyWheneverItWasWritten(t *testing.T) {
 	assert.True(t, c.SameKey(again))
 	assert.False(t, c.SameKey(other))
 }
+
+func TestTheSameKeyIsTheSameWheneverItWasWritten(t *testing.T) {
+	t.Parallel()
+	one := Credential{ID: "a", Version: V1, Username: "u", Password: "p", WrittenFor: "https://a:443", ConsoleWrittenFor: "https://b:443"}
+	other := Credential{ID: "b", Version: V1, Username: "u", Password: "p", WrittenFor: "https://c:443"}
+	require.True(t, one.SameKey(other))
+	other.Password = "q"
+	require.False(t, one.SameKey(other))
+}

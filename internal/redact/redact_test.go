@@ -1,6 +1,7 @@
 package redact
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -126,5 +127,19 @@ func TestExcerptIsBoundedAndPrintable(t *testing.T) {
 			assert.Equal(t, -1, strings.IndexFunc(got, func(r rune) bool { return !unicode.IsPrint(r) }), "%s: %q", name, got)
 			assert.NotContains(t, got, "can", "not even a part of a secret")
 		}
+	}
+}
+
+func TestThreeLayersOfEscapesAreSeenThrough(t *testing.T) {
+	t.Parallel()
+	secret := "canary-api-key"
+	text := secret
+	for layer := 1; layer <= 3; layer++ {
+		var escaped strings.Builder
+		for _, b := range []byte(text) {
+			fmt.Fprintf(&escaped, "%%%02X", b)
+		}
+		text = escaped.String()
+		assert.True(t, Repeats(text, []string{secret}), "layer %d", layer)
 	}
 }

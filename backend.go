@@ -50,7 +50,7 @@ type backend struct {
 }
 
 // Factory makes a mount of the engine; Vault calls it through the plugin's main program. It reads no storage:
-// what is stored is loaded when it is first asked for.
+// entries are loaded on first use.
 func Factory(ctx context.Context, conf *logical.BackendConfig) (logical.Backend, error) {
 	b := newBackend()
 	if err := b.Setup(ctx, conf); err != nil {

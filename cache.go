@@ -26,7 +26,7 @@ const (
 	lastPart = 5
 
 	// A refresh ahead begins at this share of the time for which a JWT is fresh, drawn anew for each JWT so that
-	// mounts do not march in step. The rest must cover one more gap between reads, plus the exchange.
+	// mounts do not refresh in step. The rest must cover one more gap between reads, plus the exchange.
 	earliestRefresh, latestRefresh = 0.75, 0.85
 
 	// Waits after a failed exchange.
@@ -38,7 +38,7 @@ const (
 
 	// keepFailure is how long a failure of a credential that nobody reads is remembered.
 	keepFailure = 24 * time.Hour
-	// keepForgotten is how long sweeps look for a JWT that was forgotten.
+	// keepForgotten is how long sweeps look for the stored copy of a forgotten JWT.
 	keepForgotten = 10 * time.Minute
 	// maxTidied is how many paths one sweep compares with what is stored.
 	maxTidied = 100
@@ -88,20 +88,20 @@ type tokenCache struct {
 	store    tokenStore
 	logger   hclog.Logger
 
-	// Serialize storage calls for one path, so that a deletion comes after the write that it undoes. Storage may hang;
-	// those who wait for a semaphore, unlike a mutex's, give up with their context.
+	// Serialize storage calls for one path, so that a deletion comes after the write that it undoes. Storage may hang,
+	// and unlike a mutex, a semaphore can be given up with the context.
 	storeLocks [locksutil.LockCount]*semaphore.Weighted
 
 	mu           sync.Mutex // never held over a call of storage or of Snowplow
 	slots        map[tokenKey]*slot
 	begun        uint64          // exchanges so far; orders them
-	storeFailing map[string]bool // what of storage failed the last time, by what was done: the log says so
+	storeFailing map[string]bool // kinds of storage call that failed the last time: a streak is logged once
 	tidied       string          // the path that the last sweep ended with
 }
 
 // slot is what is known of one credential. The cache's mutex guards it.
 type slot struct {
-	loaded  bool       // the stored JWT was looked for, or is out of date
+	loaded  bool       // the stored JWT was looked up, or is out of date
 	loading *tokenLoad // under way; nil: none
 
 	token   *console.Token // cached; nil: none
@@ -127,7 +127,7 @@ type slot struct {
 	succeeded   uint64    // flight.number of the last success
 }
 
-// tokenLoad is a look for a stored JWT.
+// tokenLoad is a lookup of a stored JWT.
 type tokenLoad struct {
 	began time.Time
 	done  chan struct{}
@@ -138,7 +138,7 @@ type flight struct {
 	number  uint64 // in order of beginning
 	began   time.Time
 	epoch   int
-	private bool // of a reader with reuse_period=0: its JWT is cached for nobody
+	private bool // of a reader with reuse_period=0: its JWT is not cached
 	cancel  context.CancelFunc
 	waiting int // readers that wait for it
 	needy   int // those of them without a usable cached JWT
@@ -267,7 +267,7 @@ func (c *tokenCache) slot(key tokenKey) *slot {
 	return s
 }
 
-// loaded looks for a stored JWT, once for each slot. It releases the mutex meanwhile, and gives up after loadTimeout:
+// loaded looks up the stored JWT, once for each slot. It releases the mutex meanwhile, and gives up after loadTimeout:
 // storage that fails or hangs costs a reader an exchange, not the token.
 func (c *tokenCache) loaded(ctx context.Context, key tokenKey, s *slot) error {
 	if s.loaded {
@@ -621,7 +621,7 @@ func (c *tokenCache) nextAttempt(key tokenKey) time.Time {
 	return time.Now()
 }
 
-// tokenState is what status tells of a credential.
+// tokenState is what status reports about a credential.
 type tokenState struct {
 	token     *console.Token // nil: none is cached
 	failure   *console.Error // the last exchange's; nil: it succeeded, or there was none
@@ -788,7 +788,7 @@ func (c *tokenCache) save(ctx context.Context, key tokenKey, token console.Token
 	return err
 }
 
-// stored reports whether storage is as it can be after a call. A streak of failures is logged once.
+// stored reports whether a storage call did what this node may do. It logs the first failure of a streak.
 func (c *tokenCache) stored(doing string, key tokenKey, err error) bool {
 	failed := err != nil && !errors.Is(err, errReadOnly) // a node that may not write serves tokens from memory
 	c.mu.Lock()

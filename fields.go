@@ -170,7 +170,7 @@ func overtaken(path string) error {
 	return invalidf("%s was deleted while the new values were being verified, so nothing was stored: write it again if it should exist", path)
 }
 
-// warn is the answer to a write: without content unless there is something that the operator should know.
+// warn answers a write: without content unless there are warnings.
 func warn(warnings []string) *logical.Response {
 	if len(warnings) == 0 {
 		return nil

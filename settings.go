@@ -70,7 +70,7 @@ func (r *resolvedRole) source() string {
 	return sourceConfig
 }
 
-// lazy is a value that is loaded when it is first asked for. A load that fails is tried again by the next caller.
+// lazy is a value that is loaded on first use. A load that fails is tried again by the next caller.
 type lazy[T any] struct {
 	loaded  atomic.Pointer[T]
 	loading *semaphore.Weighted
@@ -132,8 +132,8 @@ func (s *settings) connection(ctx context.Context, storage logical.Storage) (*co
 
 // role returns what reads of a role need, or reads without one if name is empty; from memory except for the first time.
 func (s *settings) role(ctx context.Context, req *logical.Request, name string) (*resolvedRole, error) {
-	// The placeholder goes into the map before storage is read. A write removes it, so what a reader has loaded that
-	// raced the write fills a placeholder that is no longer in the map.
+	// The placeholder goes into the map before storage is read. A write removes it, so a reader that raced the
+	// write fills a placeholder that is no longer in the map.
 	placeholder, ok := s.roles.Load(name)
 	if !ok {
 		placeholder, _ = s.roles.LoadOrStore(name, newLazy[resolvedRole]())

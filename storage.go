@@ -156,7 +156,7 @@ func store(ctx context.Context, storage logical.Storage, key string, entry any) 
 	return nil
 }
 
-// keyOf names what a JWT of this credential belongs to.
+// keyOf returns the cache key of a credential's JWT.
 func keyOf(path string, cred console.Credential, to console.Endpoints) tokenKey {
 	key := tokenKey{
 		Path:           path,

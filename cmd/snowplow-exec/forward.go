@@ -97,7 +97,7 @@ func (a *authorizer) RoundTrip(r *http.Request) (*http.Response, error) {
 	if err != nil || resp.StatusCode != http.StatusUnauthorized {
 		return resp, err
 	}
-	fresh := a.source.renew(r.Context(), t)
+	fresh := a.source.replace(r.Context(), t)
 	if fresh.jwt == t.jwt || r.Body != nil && r.Body != http.NoBody && r.GetBody == nil {
 		return resp, nil
 	}

@@ -17,8 +17,8 @@ const (
 	refreshAfter = 0.8
 	// maxWait is how long a request waits for Vault while it can do with the JWT at hand.
 	maxWait = 2 * time.Second
-	// renewalWait is how long a request that Console answered with 401 waits for another JWT.
-	renewalWait = 30 * time.Second
+	// replacementWait is how long a request that Console answered with 401 waits for another JWT.
+	replacementWait = 30 * time.Second
 	// retryPause is the time between two reads of Vault after one that failed, or brought a JWT that Console refuses.
 	retryPause = 10 * time.Second
 )
@@ -106,15 +106,15 @@ func (s *tokenSource) mayUse(t *token) bool {
 	return t.usable(wallClock(), errors.As(s.err, new(refusalError)))
 }
 
-// renew returns a token with another JWT than one that Console has refused, if Vault has another.
-func (s *tokenSource) renew(ctx context.Context, refused *token) *token {
+// replace returns a token with another JWT than one that Console has refused, if Vault has another.
+func (s *tokenSource) replace(ctx context.Context, refused *token) *token {
 	s.mu.Lock()
 	current, recheckAt := s.current, s.recheckAt
 	s.mu.Unlock()
 	if current.jwt != refused.jwt || wallClock().Before(recheckAt) {
 		return current
 	}
-	fresh, err := s.refresh(ctx, current, renewalWait)
+	fresh, err := s.refresh(ctx, current, replacementWait)
 	if err != nil {
 		return refused
 	}
@@ -169,7 +169,7 @@ func (s *tokenSource) readOnce(seen *token) (*token, error) {
 	defer s.mu.Unlock()
 	if err != nil {
 		if s.err == nil || s.err.Error() != err.Error() { // once, not for each request of an outage
-			s.logger.Warn("could not renew the JWT", "error", err)
+			s.logger.Warn("could not get a new JWT", "error", err)
 		}
 		s.err, s.pausedTo = err, wallClock().Add(retryPause)
 		return nil, err

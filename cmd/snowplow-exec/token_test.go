@@ -166,7 +166,7 @@ func TestEachOutageOfVaultIsLoggedOnce(t *testing.T) {
 				s.jwt(t)
 				time.Sleep(retryPause)
 			}
-			require.Equal(t, outage, bytes.Count(v.log.Bytes(), []byte("could not renew the JWT: error=\"cannot reach Vault\"\n")), v.log.String())
+			require.Equal(t, outage, bytes.Count(v.log.Bytes(), []byte("could not get a new JWT: error=\"cannot reach Vault\"\n")), v.log.String())
 			v.err = nil
 			s.jwt(t)
 		}
@@ -212,17 +212,17 @@ func TestVaultIsReadOnceMoreWhenConsoleRefusesTheJWT(t *testing.T) {
 		v.takes = time.Second
 		var requests sync.WaitGroup
 		for range 10 {
-			requests.Go(func() { assert.Equal(t, "second", s.renew(t.Context(), first).jwt) })
+			requests.Go(func() { assert.Equal(t, "second", s.replace(t.Context(), first).jwt) })
 		}
 		requests.Wait()
 		require.Equal(t, 1, v.reads, "all share one")
-		require.Equal(t, "second", s.renew(t.Context(), first).jwt, "there is a newer one already")
+		require.Equal(t, "second", s.replace(t.Context(), first).jwt, "there is a newer one already")
 		require.Equal(t, 1, v.reads)
 
 		// Vault has no other: it is not asked for each of the tool's requests.
 		second := s.peek()
 		for range 15 {
-			require.Equal(t, "second", s.renew(t.Context(), second).jwt)
+			require.Equal(t, "second", s.replace(t.Context(), second).jwt)
 			time.Sleep(time.Second)
 		}
 		require.Equal(t, 3, v.reads)
@@ -234,7 +234,7 @@ func TestAJWTThatConsoleRefusesIsKeptWhileVaultIsOutOfReach(t *testing.T) {
 		v.err = errors.New("cannot reach Vault")
 		first := s.peek()
 		for range 5 {
-			require.Same(t, first, s.renew(t.Context(), first), "the tool gets Console's 401")
+			require.Same(t, first, s.replace(t.Context(), first), "the tool gets Console's 401")
 		}
 		require.Equal(t, 1, v.reads)
 		require.Equal(t, "first", s.jwt(t))

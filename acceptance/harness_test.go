@@ -78,7 +78,7 @@ func pluginOf(t testing.TB, version string) vaulttest.Plugin {
 	t.Helper()
 	program, err := buildPlugin(version)
 	require.NoError(t, err)
-	return vaulttest.Plugin{Name: pluginName, Program: program, Command: pluginName + "-" + version, Version: version}
+	return vaulttest.Plugin{Name: pluginName, Program: program, Command: pluginName + "_" + version, Version: version}
 }
 
 // server is one server, or one node of a cluster.

@@ -178,7 +178,7 @@ func registerInstrumented(t testing.TB, s server) (version string) {
 		return pluginVersion
 	}
 	require.NoError(t, s.RegisterPlugin(t.Context(), vaulttest.Plugin{
-		Name: pluginName, Program: program, Command: pluginName + "-" + instrumentedVersion, Version: instrumentedVersion,
+		Name: pluginName, Program: program, Command: pluginName + "_" + instrumentedVersion, Version: instrumentedVersion,
 	}), "registering the plugin that was built with the race detector")
 	return instrumentedVersion
 }

@@ -54,6 +54,9 @@ test-clients: programs ## Install hvac and node-vault, and run the example clien
 test-monitoring: programs ## Test the alert rules and the dashboard with a real Prometheus
 	scripts/monitoring.sh
 
+docs-test: ## Run the commands of README and docs/ on a Vault in production mode
+	scripts/docs.sh
+
 demo: programs ## Show the engine at work, on a Vault dev server and a fake Console
 	scripts/demo.sh
 
@@ -105,4 +108,4 @@ soak: programs ## Put load on the engine for a long time
 clean: ## Remove what was built; the Vault kept in the user's cache folder stays
 	rm -rf bin dist cover.out
 
-.PHONY: help build programs release test-release image test test-clients test-monitoring cover demo dev lint vulncheck fuzz model bench soak clean
+.PHONY: help build programs release test-release image test test-clients test-monitoring docs-test cover demo dev lint vulncheck fuzz model bench soak clean

@@ -3,7 +3,7 @@
 # in the order of the page, on a Vault in production mode: TLS, integrated
 # storage, a user without privileges (if this is run by root), an audit log, the
 # configuration file that docs/operations.md shows. A fake Snowplow Console
-# answers for Snowplow's host names through a proxy. About a minute.
+# answers for Snowplow's host names through a proxy. About two minutes.
 #
 # A block that ends with an error fails the run. Comments in front of a block say
 # what else is to be known of it:
@@ -112,8 +112,13 @@ write_programs() {
 		set -euo pipefail
 		cd $work
 		if [[ -s server.pid ]]; then
-			kill "\$(cat server.pid)" 2>/dev/null || true
-			while kill -0 "\$(cat server.pid)" 2>/dev/null; do sleep 0.1; done
+			pid=\$(cat server.pid)
+			kill "\$pid" 2>/dev/null || true
+			for ((i = 0; i < 300; i++)); do
+				kill -0 "\$pid" 2>/dev/null || break
+				sleep 0.1
+			done
+			kill -9 "\$pid" 2>/dev/null || true
 			rm server.pid
 		fi
 		[[ \$1 == restart ]] || exit 0
@@ -295,6 +300,7 @@ check_block() {
 
 forget_vault_variables
 vault_bin=$(scripts/vault.sh) || fail "there is no Vault to use (see above)"
+[[ $("$vault_bin" version) == Vault* ]] || fail "$vault_bin is not Vault, for which the pages are written; make test runs on OpenBao, too"
 make_work_folder
 chmod 711 "$work"
 umask 022

@@ -4,9 +4,14 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/pem"
 	"io"
 	"net/http"
 	"net/url"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -15,6 +20,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/snowplow-vault/vault-plugin-secrets-snowplow/internal/consoletest"
+	"github.com/snowplow-vault/vault-plugin-secrets-snowplow/internal/faulttest"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -83,10 +89,66 @@ func TestRunEndsDelayedExchanges(t *testing.T) {
 	assert.Equal(t, http.StatusServiceUnavailable, <-code)
 }
 
+// With -proxy-addr, the host names that the certificates are for lead to the fake.
+func TestRunServesHTTPSUnderOtherNames(t *testing.T) {
+	t.Parallel()
+	authority := faulttest.NewAuthority(t)
+	dir := t.TempDir()
+	var args []string
+	for _, name := range []string{"console.example.com", "id.example.com"} {
+		certificate := authority.Certify(t, func(template *x509.Certificate) { template.DNSNames = []string{name} })
+		key, err := x509.MarshalPKCS8PrivateKey(certificate.PrivateKey)
+		require.NoError(t, err)
+		for _, file := range []struct {
+			flag, kind string
+			der        []byte
+		}{{"-tls-cert", "CERTIFICATE", certificate.Certificate[0]}, {"-tls-key", "PRIVATE KEY", key}} {
+			path := filepath.Join(dir, name+file.flag)
+			require.NoError(t, os.WriteFile(path, pem.EncodeToMemory(&pem.Block{Type: file.kind, Bytes: file.der}), 0o600))
+			args = append(args, file.flag, path)
+		}
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	reader, stdout := io.Pipe()
+	ended := make(chan error, 1)
+	go func() {
+		ended <- run(ctx, append(args, "-proxy-addr", "127.0.0.1:0"), stdout, io.Discard)
+		_ = stdout.Close()
+	}()
+	lines := bufio.NewReader(reader)
+	line, err := lines.ReadString('\n')
+	require.NoError(t, err)
+	require.Regexp(t, `^proxy on http://127\.0\.0\.1:\d+\n$`, line)
+	proxy, err := url.Parse(strings.TrimPrefix(strings.TrimSpace(line), "proxy on "))
+	require.NoError(t, err)
+	line, err = lines.ReadString('\n')
+	require.NoError(t, err)
+	require.Regexp(t, `^listening on https://127\.0\.0\.1:\d+\n$`, line)
+
+	roots := x509.NewCertPool()
+	require.True(t, roots.AppendCertsFromPEM([]byte(authority.PEM())))
+	client := http.Client{Transport: &http.Transport{
+		Proxy: http.ProxyURL(proxy), TLSClientConfig: &tls.Config{RootCAs: roots}, DisableKeepAlives: true,
+	}}
+	for _, name := range []string{"console.example.com", "id.example.com"} {
+		resp, err := client.Get("https://" + name + "/fakeconsole/exchanges")
+		require.NoError(t, err, "%s, by the certificate that is for it", name)
+		require.NoError(t, resp.Body.Close())
+		assert.Equal(t, http.StatusOK, resp.StatusCode)
+	}
+	_, err = client.Get("https://other.example.com/")
+	require.ErrorContains(t, err, "other.example.com", "a name that no certificate is for")
+
+	cancel()
+	require.NoError(t, <-ended)
+}
+
 func TestRunRefusesWrongFlags(t *testing.T) {
 	t.Parallel()
 	for want, args := range map[string][]string{
 		"each -api-key-id needs its -api-key": {"-api-key-id", "a"},
+		"each -tls-cert needs its -tls-key":   {"-tls-cert", "a"},
+		"load the certificate":                {"-tls-cert", "a", "-tls-key", "b"},
 		"unexpected argument":                 {"argument"},
 		"not defined":                         {"-unknown"},
 		"listen":                              {"-addr", "127.0.0.1:-1"},
@@ -101,7 +163,7 @@ func TestRunHelps(t *testing.T) {
 	t.Parallel()
 	var stderr bytes.Buffer
 	require.NoError(t, run(t.Context(), []string{"-h"}, io.Discard, &stderr))
-	for _, name := range []string{"addr", "organization", "api-key-id", "api-key", "validity", "delay"} {
+	for _, name := range []string{"addr", "organization", "api-key-id", "api-key", "validity", "delay", "tls-cert", "tls-key", "proxy-addr"} {
 		assert.Contains(t, stderr.String(), "-"+name)
 	}
 }

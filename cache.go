@@ -576,18 +576,23 @@ func (c *tokenCache) verified(key tokenKey) {
 // put caches a JWT from an exchange elsewhere. It goes to storage only, where the first reader finds it; if
 // that fails, or the credential has been read already, to memory.
 func (c *tokenCache) put(ctx context.Context, key tokenKey, token console.Token) {
-	c.mu.Lock()
-	s := c.slots[key]
-	c.mu.Unlock()
-	if s == nil && c.save(ctx, key, token) == nil {
+	// A reader that came while it was saved may have looked too early.
+	if !c.has(key) && c.save(ctx, key, token) == nil && !c.has(key) {
 		return
 	}
 	c.mu.Lock()
-	s = c.slot(key)
+	s := c.slot(key)
 	s.cache(token)
 	s.unsaved = true
 	c.mu.Unlock()
 	_ = c.persist(ctx, key, s) // the sweep tries again
+}
+
+// has reports whether anything is known of a credential.
+func (c *tokenCache) has(key tokenKey) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.slots[key] != nil
 }
 
 // refuse records that Snowplow refused the credential under key in an exchange elsewhere.

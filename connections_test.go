@@ -25,6 +25,7 @@ func newCountingServer(t *testing.T, console *consoletest.Console) (url string, 
 			open.Add(1)
 		case http.StateClosed, http.StateHijacked:
 			open.Add(-1)
+		case http.StateActive, http.StateIdle:
 		}
 	}
 	server.Start()

@@ -271,16 +271,17 @@ func (e *modelExchange) cachedAt() time.Time {
 }
 
 // cached returns the exchange whose usable JWT the engine certainly has at hand, in the given load, from one moment to
-// another, and how long it may take to fetch it from storage; nil: none is certain.
-func (m *model) cached(c modelCredential, load int, from, to modelMoment) (*modelExchange, time.Duration) {
+// another; nil: none is certain.
+func (m *model) cached(c modelCredential, load int, from, to modelMoment) *modelExchange {
 	e, slow := m.cachedOrLoading(c, load, from, to)
 	if slow >= time.Second { // readers do not wait for it any longer
-		return nil, 0
+		return nil
 	}
-	return e, slow
+	return e
 }
 
-// cachedOrLoading does cached's work, also where storage takes so long that readers go on without.
+// cachedOrLoading does cached's work, also where storage takes so long that readers go on without, and returns how long
+// it may take to fetch the JWT from storage.
 func (m *model) cachedOrLoading(c modelCredential, load int, from, to modelMoment) (*modelExchange, time.Duration) {
 	var e *modelExchange
 	for _, other := range m.exchanges {
@@ -493,7 +494,7 @@ func (m *model) workOutWaits() {
 			f.maxWait = max(72*time.Second, hint)
 			continue
 		}
-		usable, _ := m.cached(f.credential(), f.load, modelMoment{f.ended, f.endedAt}, modelMoment{f.ended, f.endedAt})
+		usable := m.cached(f.credential(), f.load, modelMoment{f.ended, f.endedAt}, modelMoment{f.ended, f.endedAt})
 		limit := 10 * time.Second
 		if usable != nil {
 			limit = time.Minute
@@ -695,7 +696,7 @@ func (m *model) checkRefusal(r *modelRun, e *modelExchange) {
 // checkRefreshedAhead demands an exchange in the background once a JWT is fresh for a little longer only.
 func (m *model) checkRefreshedAhead(r *modelRun, e *modelExchange, reuse time.Duration) {
 	c, certain := r.only()
-	k, _ := m.cached(c, r.load, r.start(), r.end())
+	k := m.cached(c, r.load, r.start(), r.end())
 	if !certain || k != e || r.warning != "" || e.write != nil && e.load != r.load {
 		return
 	}
@@ -781,6 +782,10 @@ func (m *model) checkWait(r *modelRun) {
 // checkArrival demands that a reader goes on waiting for no longer than others once a JWT has come.
 func (m *model) checkArrival(r *modelRun, c modelCredential) {
 	var last time.Time // when the last exchange began that the reader may wait for
+	var load time.Duration
+	if m.trouble(r.beganAt, r.endedAt) {
+		load = time.Second // before that, it may wait for storage
+	}
 	for _, e := range m.exchanges {
 		if e.write == nil && e.path == c.path && e.key == c.key && e.overlaps(r.beganAt, r.endedAt) && e.beganAt.After(last) {
 			last = e.beganAt
@@ -794,7 +799,7 @@ func (m *model) checkArrival(r *modelRun, c modelCredential) {
 		replaced := slices.ContainsFunc(m.exchanges, func(o *modelExchange) bool {
 			return o != e && o.path == c.path && o.key == c.key && (o.outcome == "ok" || o.outcome == "unsure") && o.overlaps(e.endedAt, r.endedAt) && !o.certainlyUsable(r.endedAt)
 		})
-		if r.endedAt.After(e.endedAt) && r.endedAt.After(last.Add(2*time.Second)) && !replaced {
+		if r.endedAt.After(e.endedAt) && r.endedAt.After(last.Add(2*time.Second)) && r.took() > load && !replaced {
 			m.violation("waited-though-JWT-came", "%s, of %s", r, e)
 		}
 	}
@@ -837,7 +842,8 @@ func (m *model) checkExchanges(reads []*modelRun) {
 			if i == j || f.write != nil || f.load != e.load || f.id != e.id || !f.sameKey(e) || !m.stable(e.credential(), min(e.began, f.began), max(e.began, f.began)) {
 				continue
 			}
-			if !f.maybePrivate && !e.maybePrivate && f.began < e.began && f.endedAt.After(e.beganAt) {
+			// A URL that changes there and back while f begins may leave it behind.
+			if !f.maybePrivate && !e.maybePrivate && f.began < e.began && f.endedAt.After(e.beganAt) && !m.waitEnded(e.path, f.beganAt, f.beganAt) {
 				atOnce++
 				if !slices.ContainsFunc(m.runs, func(r *modelRun) bool {
 					return r.kind == "forget" && credentialPath(r.path) == e.path && r.overlaps(f.beganAt, e.beganAt)
@@ -933,7 +939,7 @@ func (m *model) needy(r *modelRun, e *modelExchange, at time.Time) bool {
 	if least, _ := r.reuse(); least == 0 {
 		return true
 	}
-	k, _ := m.cached(c, r.load, r.start(), modelMoment{r.ended, at})
+	k := m.cached(c, r.load, r.start(), modelMoment{r.ended, at})
 	return k == nil
 }
 
@@ -951,7 +957,7 @@ func (m *model) checkCause(e *modelExchange, reads []*modelRun) {
 			if !v.usable || v.credential.path != e.path || v.credential.key != e.key {
 				return false
 			}
-			k, _ := m.cached(v.credential, r.load, r.start(), at)
+			k := m.cached(v.credential, r.load, r.start(), at)
 			return k == nil || v.reuse == 0 || float64(e.beganAt.Sub(k.endedAt)) >= 0.75*float64(min(v.reuse, modelLastServed(k.validityAtLeast)))
 		})
 	}) {
@@ -1014,7 +1020,7 @@ func fieldsOf(config *configEntry, role *roleEntry) map[string]any {
 func (m *model) checkWrites() {
 	applied := map[*modelRun]bool{}
 	type change struct {
-		by, last      *modelRun
+		by            *modelRun
 		before, after map[string]any
 		deleted       bool
 	}
@@ -1024,11 +1030,11 @@ func (m *model) checkWrites() {
 		if before == nil {
 			before = newConfigEntry()
 		}
-		changes = append(changes, change{v.by, m.configs[i].by, fieldsOf(before, nil), fieldsOf(v.entry, nil), v.entry == nil})
+		changes = append(changes, change{v.by, fieldsOf(before, nil), fieldsOf(v.entry, nil), v.entry == nil})
 	}
 	for _, path := range slices.Sorted(maps.Keys(m.roles)) {
 		for i, v := range m.roles[path][1:] {
-			changes = append(changes, change{v.by, m.roles[path][i].by, fieldsOf(nil, m.roles[path][i].entry), fieldsOf(nil, v.entry), v.entry == nil})
+			changes = append(changes, change{v.by, fieldsOf(nil, m.roles[path][i].entry), fieldsOf(nil, v.entry), v.entry == nil})
 		}
 	}
 	checkOvertaken(m, m.configs)
@@ -1042,10 +1048,6 @@ func (m *model) checkWrites() {
 		if c.deleted || by == nil || by.data == nil {
 			ids[c.after["id"]] = true
 			continue
-		}
-		if l := c.last; l != nil && strings.HasPrefix(l.kind, "replicated") && l.overlaps(by.beganAt, by.endedAt) {
-			ids[c.after["id"]] = true
-			continue // no node both writes and is told of another's writes
 		}
 		if by.err != "" && !by.lost && !strings.Contains(by.err, errModelSettings.Error()) {
 			m.violation("stored-though-refused", "%s", by)
@@ -1104,9 +1106,6 @@ func (m *model) checkWrites() {
 func checkOvertaken[T any](m *model, versions []modelVersion[T]) {
 	for i := 2; i < len(versions); i++ {
 		v, deletion, before := versions[i], versions[i-1], versions[i-2]
-		if deletion.by != nil && strings.HasPrefix(deletion.by.kind, "replicated") && deletion.by.overlaps(v.by.endedAt, v.by.endedAt) {
-			continue // no node both writes and is told of another's writes
-		}
 		if v.entry != nil && deletion.entry == nil && before.entry != nil && v.by.data != nil && before.began < v.by.began && deletion.by.beganAt.After(v.by.beganAt) {
 			m.violation("deleted-came-back", "%s, after %s", v.by, deletion.by)
 		}

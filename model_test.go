@@ -252,6 +252,14 @@ func (m *model) run(r *modelRun, b *backend, storage logical.Storage) (*logical.
 		}
 		return request(operation, path)
 	}
+	if strings.HasPrefix(r.kind, "replicated") {
+		// No node is told of another's write while it stores one itself.
+		unlock, err := b.lockWrites(ctx)
+		if err != nil {
+			return nil, err
+		}
+		defer unlock()
+	}
 	config, role := m.latest(r.path)
 	switch r.kind {
 	case "read":

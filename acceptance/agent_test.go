@@ -61,10 +61,10 @@ func newAgentHost(t *testing.T) agentHost {
 	ca := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: front.Certificate().Raw})
 	require.NoError(t, os.WriteFile(h.path("vault-ca.pem"), ca, 0o600))
 
-	login := h.commands(t, "README.md", "The login")
+	login := h.commands(t, "The login")
 	require.Len(t, login, 2)
 	h.recipe.run(t, s, strings.Join(login, "\n"))
-	host := h.commands(t, "README.md", "The host")
+	host := h.commands(t, "The host")
 	require.Len(t, host, 3, "a user, files, and a service")
 	h.recipe.run(t, s, host[1])
 	return h
@@ -139,7 +139,7 @@ func TestAgentKeepsTheJWTInFilesFresh(t *testing.T) {
 	})
 	require.Less(t, time.Since(seen), validity, "the new JWT must be there before the first one's lease ends")
 	require.Equal(t, json.Number("2"), h.reads(t), "the agent reads once for each JWT, and once for both files")
-	use := h.commands(t, "README.md", "The application")
+	use := h.commands(t, "The application")
 	require.Len(t, use, 1)
 	require.Contains(t, h.recipe.run(t, h.mount.server, strings.ReplaceAll(use[0], "https://console.snowplowanalytics.com", h.console.URL)),
 		consoletest.DefaultOrganizationID)

@@ -134,7 +134,7 @@ func newCIRunner(t *testing.T) ciRunner {
 	addJWTAuth(t, c.server)
 	c.server.mount(t, "snowplow", "").write(t, "config", defaultConfig(c.console))
 	for _, heading := range []string{"A role for CI", "GitHub Actions", "GitLab CI"} {
-		for _, block := range c.commands(t, "README.md", heading) {
+		for _, block := range c.commands(t, heading) {
 			c.run(t, c.server, "API_KEY_ID="+analyticsKey.ID+"\n"+block)
 		}
 	}

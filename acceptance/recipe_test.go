@@ -51,8 +51,9 @@ func (r recipe) file(t testing.TB, name string) string {
 	return string(content)
 }
 
-// commands returns the blocks of commands that a file has below a heading.
-func (r recipe) commands(t testing.TB, name, heading string) []string {
+// commands returns the blocks of commands that the recipe's README has below a heading.
+func (r recipe) commands(t testing.TB, heading string) []string {
+	const name = "README.md"
 	t.Helper()
 	_, section, found := strings.Cut(r.file(t, name), "\n## "+heading+"\n")
 	require.True(t, found, "%s has the heading %q", name, heading)

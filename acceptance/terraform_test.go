@@ -109,9 +109,9 @@ func (tf *terraform) apply(t *testing.T, args ...string) {
 }
 
 // plan says whether there is anything to change.
-func (tf *terraform) plan(t *testing.T, args ...string) (changes bool) {
+func (tf *terraform) plan(t *testing.T) (changes bool) {
 	t.Helper()
-	out, err := tf.try(append([]string{"plan", "-input=false", "-detailed-exitcode", "-out=plan"}, args...)...)
+	out, err := tf.try("plan", "-input=false", "-detailed-exitcode", "-out=plan")
 	tf.requireNoKey(t, out)
 	var exit *exec.ExitError
 	if errors.As(err, &exit) && exit.ExitCode() == 2 {

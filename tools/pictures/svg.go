@@ -67,7 +67,7 @@ func (p picture) svg() string {
 				y += barStep
 			}
 			if group.note != "" {
-				text(barsAt, y+10, 12, "", group.note)
+				text(barsAt+8, y+10, 12, "", group.note)
 				y += 16
 			}
 			y += 8

@@ -8,9 +8,7 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"strconv"
 	"strings"
 
 	"github.com/hashicorp/vault/api"
@@ -81,22 +79,16 @@ func (s *Server) RegisterPlugin(ctx context.Context, p Plugin) error {
 // PluginPIDs lists the processes that run a program of the server's plugin folder now: the one that was added as
 // command, or any of them if command is empty.
 func (s *Server) PluginPIDs(command string) ([]int, error) {
-	listed, err := exec.Command("ps", "-A", "-o", "pid=", "-o", "args=").Output()
+	running, err := commandLines()
 	if err != nil {
-		return nil, fmt.Errorf("listing processes with ps: %w", err)
+		return nil, err
 	}
 	var pids []int
-	for line := range strings.Lines(string(listed)) {
-		number, args, _ := strings.Cut(strings.TrimSpace(line), " ")
-		file, found := strings.CutPrefix(strings.TrimSpace(args), s.PluginDir()+"/")
-		if !found || (command != "" && file != command) {
-			continue
+	for pid, args := range running {
+		file, found := strings.CutPrefix(args, s.PluginDir()+"/")
+		if found && (command == "" || file == command) {
+			pids = append(pids, pid)
 		}
-		pid, err := strconv.Atoi(number)
-		if err != nil {
-			return nil, fmt.Errorf("reading the output of ps: %w", err)
-		}
-		pids = append(pids, pid)
 	}
 	return pids, nil
 }

@@ -139,10 +139,13 @@ func TestAgentKeepsTheJWTInFilesFresh(t *testing.T) {
 	})
 	require.Less(t, time.Since(seen), validity, "the new JWT must be there before the first one's lease ends")
 	require.Equal(t, json.Number("2"), h.reads(t), "the agent reads once for each JWT, and once for both files")
-	use := h.commands(t, "The application")
-	require.Len(t, use, 1)
-	require.Contains(t, h.recipe.run(t, h.mount.server, strings.ReplaceAll(use[0], "https://console.snowplowanalytics.com", h.console.URL)),
-		consoletest.DefaultOrganizationID)
+	t.Run("its use", func(t *testing.T) {
+		lookPath(t, "curl", "install curl")
+		use := h.commands(t, "The application")
+		require.Len(t, use, 1)
+		require.Contains(t, h.recipe.run(t, h.mount.server, strings.ReplaceAll(use[0], "https://console.snowplowanalytics.com", h.console.URL)),
+			consoletest.DefaultOrganizationID)
+	})
 }
 
 func TestAgentRestartsTheApplicationOnlyForANewJWT(t *testing.T) {

@@ -551,8 +551,8 @@ func (m *model) failuresAtMost(f *modelExchange) int {
 		case e.outcome == "passing" || e.outcome == "unsure":
 			if !e.beganAt.Before(noted) { // of parallel ones only the first counts
 				count++
+				noted = e.endedAt
 			}
-			noted = e.endedAt
 		}
 	}
 	if f.beganAt.Before(noted) {

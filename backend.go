@@ -139,60 +139,11 @@ func (b *backend) HandleExistenceCheck(ctx context.Context, req *logical.Request
 }
 
 func (b *backend) newSettings() *settings {
-	return &settings{newClient: b.newClient, statsOf: b.statsOf, loadConfig: b.loadConfig, loadRole: b.loadRole, config: newLazy[connection]()}
+	return &settings{newClient: b.newClient, statsOf: b.statsOf, config: newLazy[connection]()}
 }
 
 // reset starts over with empty settings: later requests use nothing that was derived from the old config.
 func (b *backend) reset() { b.current.Swap(b.newSettings()).close() }
-
-// loadConfig reads the stored config, nil if there is none. An entry written by v0.x is upgraded in storage; reads work
-// even if that fails.
-func (b *backend) loadConfig(ctx context.Context, storage logical.Storage) (*configEntry, error) {
-	entry, err := loadConfig(ctx, storage)
-	if err != nil || entry == nil || !entry.Credential.Adopt(entry.Endpoints) {
-		return entry, err
-	}
-	unlock, err := b.lockWrites(ctx)
-	if err != nil {
-		return nil, err
-	}
-	defer unlock()
-	if entry, err = loadConfig(ctx, storage); err == nil && entry != nil && entry.Credential.Adopt(entry.Endpoints) {
-		entry.ConsoleOfV0 = console.Origin(entry.ConsoleURL)
-		b.adopted(configStorageKey, store(ctx, storage, configStorageKey, entry))
-	}
-	return loadConfig(ctx, storage)
-}
-
-// loadRole does for a role what loadConfig does for config.
-func (b *backend) loadRole(ctx context.Context, storage logical.Storage, name string) (*roleEntry, error) {
-	entry, err := loadRole(ctx, storage, name)
-	if err != nil || entry == nil || entry.Credential == nil {
-		return entry, err
-	}
-	if known := *entry.Credential; !known.Adopt(console.Endpoints{}) {
-		return entry, nil
-	}
-	unlock, err := b.lockWrites(ctx)
-	if err != nil {
-		return nil, err
-	}
-	defer unlock()
-	config, err := loadConfig(ctx, storage)
-	if err != nil || config == nil {
-		return entry, err
-	}
-	if entry, err = loadRole(ctx, storage, name); err == nil && entry != nil && entry.Credential != nil && entry.Credential.Adopt(config.endpointsOfV0()) {
-		b.adopted(roleStoragePrefix+name, store(ctx, storage, roleStoragePrefix+name, entry))
-	}
-	return loadRole(ctx, storage, name)
-}
-
-func (b *backend) adopted(path string, err error) {
-	if err = readOnly(err); err != nil && !errors.Is(err, errReadOnly) {
-		b.Logger().Warn("upgrading an entry written by an older version failed", "path", path, "error", err)
-	}
-}
 
 // sendEvent publishes what happened at a path on Vault's event bus. It is best effort and does not block: OpenBao has
 // no events, and an event bus that fails or hangs must not fail or delay a request.

@@ -745,9 +745,6 @@ func (c *tokenCache) tidy(ctx context.Context, path string) error {
 	if err != nil {
 		return err
 	}
-	if current != nil && current.CredentialID == "" {
-		return nil // v0.x wrote it, and this node may not store the ID that it goes by in memory
-	}
 	c.drop(keys, current)
 	return nil
 }

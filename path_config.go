@@ -112,7 +112,7 @@ func (b *backend) writeConfig(ctx context.Context, req *logical.Request, data *f
 	var verified verification
 	var token *console.Token
 	for {
-		before, err := b.loadConfig(ctx, req.Storage)
+		before, err := loadConfig(ctx, req.Storage)
 		if err != nil {
 			return nil, err
 		}

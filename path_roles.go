@@ -134,11 +134,11 @@ func (b *backend) writeRole(ctx context.Context, req *logical.Request, data *fra
 	var verified verification
 	var token *console.Token
 	for {
-		config, err := b.loadConfig(ctx, req.Storage)
+		config, err := loadConfig(ctx, req.Storage)
 		if err != nil {
 			return nil, err
 		}
-		before, err := b.loadRole(ctx, req.Storage, name)
+		before, err := loadRole(ctx, req.Storage, name)
 		if err != nil {
 			return nil, err
 		}

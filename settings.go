@@ -19,10 +19,6 @@ type settings struct {
 	newClient func(ctx context.Context, caCert string) (*console.Client, error)
 	statsOf   func(role string) *stats
 
-	// These read stored entries, and return nil if there is none.
-	loadConfig func(ctx context.Context, storage logical.Storage) (*configEntry, error)
-	loadRole   func(ctx context.Context, storage logical.Storage, name string) (*roleEntry, error)
-
 	closed atomic.Bool
 	config *lazy[connection]
 	roles  sync.Map // role name to *lazy[resolvedRole]; empty for reads without a role
@@ -110,14 +106,13 @@ func (s *settings) close() {
 // connection returns config, from memory except for the first time.
 func (s *settings) connection(ctx context.Context, storage logical.Storage) (*connection, error) {
 	c, err := s.config.get(ctx, func() (*connection, error) {
-		entry, err := s.loadConfig(ctx, storage)
+		entry, err := loadConfig(ctx, storage)
 		if err != nil {
 			return nil, err
 		}
 		if entry == nil {
 			return nil, errConfigNotWritten
 		}
-		entry.Credential.Adopt(entry.Endpoints) // for as long as storage cannot be written
 		client, err := s.newClient(ctx, entry.CACert)
 		if err != nil {
 			return nil, err
@@ -150,7 +145,7 @@ func (s *settings) resolve(ctx context.Context, req *logical.Request, name strin
 	entry := &roleEntry{}
 	path := configStorageKey
 	if name != "" {
-		stored, err := s.loadRole(ctx, req.Storage, name)
+		stored, err := loadRole(ctx, req.Storage, name)
 		if err != nil {
 			return nil, err
 		}
@@ -165,7 +160,6 @@ func (s *settings) resolve(ctx context.Context, req *logical.Request, name strin
 	}
 	if entry.Credential != nil {
 		path = roleStoragePrefix + name
-		entry.Credential.Adopt(connection.Endpoints) // for as long as storage cannot be written
 	}
 	r := &resolvedRole{
 		name:       name,

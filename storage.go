@@ -29,10 +29,6 @@ type configEntry struct {
 	RequestTimeout time.Duration      `json:"request_timeout"`
 	TTL            time.Duration      `json:"ttl"`
 	ReusePeriod    time.Duration      `json:"reuse_period"`
-
-	// ConsoleOfV0 is the Console that config named when storage written by v0.x was first loaded: roles of that time
-	// that do not say theirs (v1) are bound to it.
-	ConsoleOfV0 string `json:"console_of_v0,omitempty"`
 }
 
 // roleEntry is a role in storage. What is nil comes from config.
@@ -58,14 +54,6 @@ func (r *roleEntry) credentialFor(config *configEntry) console.Credential {
 		cred.OrganizationID = config.Credential.OrganizationID
 	}
 	return cred
-}
-
-// endpointsOfV0 returns the URLs that a role written by v0.x is bound to if it does not say so itself.
-func (c *configEntry) endpointsOfV0() console.Endpoints {
-	if c.ConsoleOfV0 == "" {
-		return c.Endpoints
-	}
-	return console.Endpoints{ConsoleURL: c.ConsoleOfV0, AuthURL: c.AuthURL}
 }
 
 // errConfigNotWritten is answered with the command that writes config.

@@ -372,78 +372,6 @@ func TestWithoutReuseNothingIsStored(t *testing.T) {
 	})
 }
 
-// Entries as v0.x has written them.
-func TestStorageOfEarlierVersions(t *testing.T) {
-	t.Parallel()
-	const (
-		configV3 = `{"console_url":"https://console.example.com","auth_url":"https://id.example.com","credential":{"credentials_version":"v3","organization_id":"11111111-2222-4333-8444-555555555555","api_key_id":"consoletest-key-id","api_key":"canary-api-key-do-not-leak","written_for":"https://console.example.com:443"},"request_timeout":30000000000,"ttl":0,"reuse_period":3600000000000}`
-		configV1 = `{"console_url":"https://console.example.com","auth_url":"https://id.example.com","credential":{"credentials_version":"v1","organization_id":"11111111-2222-4333-8444-555555555555","username":"consoletest-bot@example.com","password":"canary-password-do-not-leak","client_id":"consoletest-client-id","client_secret":"canary-client-secret-do-not-leak","written_for":"https://id.example.com:443"},"request_timeout":30000000000,"ttl":0,"reuse_period":3600000000000}`
-		roleV3   = `{"credential":{"credentials_version":"v3","api_key_id":"team","api_key":"team-secret","written_for":"https://console.example.com:443"},"ttl":3600000000000}`
-	)
-	for name, config := range map[string]string{"v3": configV3, "v1": configV1} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			synctest.Test(t, func(t *testing.T) {
-				fake := consoletest.New()
-				fake.AddKey(consoletest.Key{ID: "team", Secret: "team-secret"})
-				m := newMountInBubble(t, fake)
-				for key, value := range map[string]string{"config": config, "roles/team": roleV3, "roles/plain": `{"ttl":60000000000}`} {
-					require.NoError(t, m.storage.Put(t.Context(), &logical.StorageEntry{Key: key, Value: []byte(value)}))
-				}
-				first, ofTeam := m.accessToken("token"), m.accessToken("token/team")
-				id, _ := fake.Issued(ofTeam)
-				assert.Equal(t, "team", id)
-				assert.Equal(t, first, m.accessToken("token/plain"))
-				assert.Len(t, m.storedTokens(), 2)
-				before := fake.Exchanges()
-				m.mustWrite("config", map[string]any{"ttl": "2h"})
-				m.mustWrite("roles/team", map[string]any{"ttl": "2h"})
-				down(fake)
-				m.restart()
-				assert.Equal(t, first, m.accessToken("token"), "the ID that the entry got when it was loaded was lost")
-				assert.Equal(t, ofTeam, m.accessToken("token/team"))
-				assert.Equal(t, before, fake.Exchanges())
-				_, message := m.refused(logical.UpdateOperation, "config", map[string]any{"console_url": "https://evil.example.com", "verify_connection": false})
-				assert.Contains(t, message, "bound to")
-			})
-		})
-	}
-}
-
-// On a node that may not write, an old entry is used without being upgraded.
-func TestStorageOfEarlierVersionsThatCannotBeUpgraded(t *testing.T) {
-	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		m, console := warmMount(t, nil)
-		entry, err := loadConfig(t.Context(), m.storage)
-		require.NoError(t, err)
-		entry.Credential.ID = ""
-		require.NoError(t, store(t.Context(), m.storage, "config", entry))
-		m.storage.readOnly()
-		m.restart()
-		first := m.accessToken("token")
-		assert.Equal(t, first, m.accessToken("token"))
-		assert.Equal(t, 2, console.Exchanges())
-		assert.NotContains(t, m.logs.String(), "upgrading an entry")
-	})
-}
-
-func TestAnUpgradeOfStorageThatFailsIsLoggedAndFailsNoRead(t *testing.T) {
-	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		m, _ := warmMount(t, nil)
-		entry, err := loadConfig(t.Context(), m.storage)
-		require.NoError(t, err)
-		entry.Credential.ID = ""
-		require.NoError(t, store(t.Context(), m.storage, "config", entry))
-		m.storage.failKeys("put", "config")
-		m.restart()
-		m.mustRead("token")
-		assert.Contains(t, m.logs.String(), "upgrading an entry written by an older version failed: path=config")
-		assert.NotContains(t, m.logs.String(), consoletest.DefaultAPIKey)
-	})
-}
-
 func TestStorageOfALaterVersion(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -624,56 +552,6 @@ func TestSweepsDeleteOnlyWhatIsThere(t *testing.T) {
 		m.mustWrite("roles/plain", map[string]any{"ttl": 60})
 		assert.NotContains(t, m.logs.String(), "deleting a token")
 	})
-}
-
-// On a node that may not write, a credential without a stored ID keeps its JWT over a sweep.
-func TestASweepLeavesWhatCannotBeUpgraded(t *testing.T) {
-	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		m, console := warmMount(t, nil)
-		entry, err := loadConfig(t.Context(), m.storage)
-		require.NoError(t, err)
-		entry.Credential.ID = ""
-		require.NoError(t, store(t.Context(), m.storage, "config", entry))
-		m.storage.readOnly()
-		m.restart()
-		m.mustRead("token")
-		m.sweep()
-		down(console)
-		m.mustRead("token")
-	})
-}
-
-func TestARoleOfV0IsBoundToTheConsoleOfItsTime(t *testing.T) {
-	t.Parallel()
-	for name, readFirst := range map[string]bool{"read before the URL changes": true, "not read before": false} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			synctest.Test(t, func(t *testing.T) {
-				m, _ := warmMount(t, nil)
-				v1 := map[string]any{
-					"credentials_version": "v1", "username": consoletest.DefaultUsername, "password": consoletest.DefaultPassword,
-					"client_id": consoletest.DefaultClientID, "client_secret": consoletest.DefaultClientSecret,
-				}
-				m.mustWrite("roles/bot", v1)
-				role, err := loadRole(t.Context(), m.storage, "bot")
-				require.NoError(t, err)
-				role.Credential.ID, role.Credential.ConsoleWrittenFor = "", "" // as v0.x wrote them
-				require.NoError(t, store(t.Context(), m.storage, "roles/bot", role))
-				config, err := loadConfig(t.Context(), m.storage)
-				require.NoError(t, err)
-				config.Credential.ID = ""
-				require.NoError(t, store(t.Context(), m.storage, "config", config))
-				m.restart()
-				if readFirst {
-					m.mustRead("token/bot")
-				}
-				m.mustWrite("config", map[string]any{"console_url": "https://evil.example", "api_key": consoletest.DefaultAPIKey, "verify_connection": false})
-				_, message := m.refused(logical.ReadOperation, "token/bot")
-				assert.Contains(t, message, "cannot be used")
-			})
-		})
-	}
 }
 
 // Not parallel: it counts goroutines, of which other tests have some.

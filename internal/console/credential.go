@@ -2,7 +2,6 @@ package console
 
 import (
 	"cmp"
-	"crypto/rand"
 	"errors"
 	"fmt"
 	"regexp"
@@ -29,7 +28,7 @@ const (
 // Credential identifies a key to Snowplow and says where it may be sent. Config and roles store the same type.
 type Credential struct {
 	// ID is random and new with each write of the credential, so that nothing obtained with an older one can be
-	// reached. Empty in storage written by v0.x.
+	// reached.
 	ID             string `json:"id,omitempty"`
 	Version        string `json:"credentials_version"`
 	OrganizationID string `json:"organization_id,omitempty"` // empty on a role: config's holds
@@ -43,7 +42,7 @@ type Credential struct {
 	// WrittenFor is the origin of the URL that the secrets may be sent to.
 	WrittenFor string `json:"written_for"`
 	// ConsoleWrittenFor is the origin of the Console that readers send the token to, where the secrets go elsewhere
-	// (v1). Empty in storage written by v0.x.
+	// (v1).
 	ConsoleWrittenFor string `json:"console_written_for,omitempty"`
 }
 
@@ -289,25 +288,11 @@ func (c *Credential) Bind(get Getter, to Endpoints) error {
 	if rewritten {
 		_, target := to.forVersion(c.Version)
 		c.WrittenFor, c.ConsoleWrittenFor = Origin(target), ""
+		if c.Version == V1 {
+			c.ConsoleWrittenFor = Origin(to.ConsoleURL)
+		}
 	}
-	c.Adopt(to)
 	return c.MayGoTo(to)
-}
-
-// Adopt gives a credential what storage written by v0.x lacks: an ID, and for v1 the Console that it is bound to. It
-// reports whether anything was missing.
-func (c *Credential) Adopt(to Endpoints) bool {
-	before := *c
-	if c.Empty() {
-		return false
-	}
-	if c.ID == "" {
-		c.ID = rand.Text()
-	}
-	if c.Version == V1 && c.ConsoleWrittenFor == "" {
-		c.ConsoleWrittenFor = Origin(to.ConsoleURL)
-	}
-	return *c != before
 }
 
 // MayGoTo refuses to send c to another origin than the one it was written for, and its token to another Console.

@@ -179,22 +179,6 @@ func TestACredentialIsBoundToTheURLsItWasWrittenFor(t *testing.T) {
 	assert.ErrorContains(t, Credential{Version: V3, APIKey: "key"}.MayGoTo(home), "bound to no URL")
 }
 
-func TestStorageOfOlderVersionsIsAdopted(t *testing.T) {
-	t.Parallel()
-	to := Endpoints{ConsoleURL: "https://console.example.com", AuthURL: "https://id.example.com"}
-	for version, consoleOrigin := range map[string]string{V3: "", V1: "https://console.example.com:443"} {
-		c := Credential{Version: version, APIKey: "key"}
-		assert.True(t, c.Adopt(to), version)
-		assert.NotEmpty(t, c.ID, version)
-		assert.Equal(t, consoleOrigin, c.ConsoleWrittenFor, version)
-		adopted := c
-		assert.False(t, c.Adopt(Endpoints{}), version)
-		assert.Equal(t, adopted, c, version)
-	}
-	empty := Credential{Version: V3}
-	assert.False(t, empty.Adopt(to))
-}
-
 func TestTheSameKeyWheneverItWasWritten(t *testing.T) {
 	t.Parallel()
 	c := Credential{ID: "1", Version: V3, OrganizationID: "org", APIKeyID: "id", APIKey: "key", WrittenFor: "https://a:443"}

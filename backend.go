@@ -19,6 +19,7 @@ import (
 
 	"github.com/snowplow-vault/vault-plugin-secrets-snowplow/internal/console"
 	"github.com/snowplow-vault/vault-plugin-secrets-snowplow/internal/redact"
+	"github.com/snowplow-vault/vault-plugin-secrets-snowplow/internal/tokencache"
 )
 
 // pluginName is the plugin's name in Vault's catalog and in its User-Agent.
@@ -38,8 +39,8 @@ type backend struct {
 	end      context.CancelFunc
 
 	current atomic.Pointer[settings]
-	cache   *tokenCache // outlives settings
-	stats   sync.Map    // role name, empty for none, to *stats; outlives settings
+	cache   *tokencache.Cache // outlives settings
+	stats   sync.Map          // role name, empty for none, to *stats; outlives settings
 
 	// Serializes read-modify-write of config and roles, so that concurrent writes do not lose each other's fields, and
 	// the config that a role was checked against cannot change before the role is stored. It is held during storage
@@ -56,7 +57,7 @@ func Factory(ctx context.Context, conf *logical.BackendConfig) (logical.Backend,
 	if err := b.Setup(ctx, conf); err != nil {
 		return nil, fmt.Errorf("setting up the Snowplow secrets engine: %w", err)
 	}
-	b.cache = newTokenCache(b.lifetime, storedTokens{conf.StorageView, b.mayStoreTokens}, b.Logger())
+	b.cache = tokencache.New(b.lifetime, storedTokens{conf.StorageView, b.mayStoreTokens}, b.Logger())
 	return b, nil
 }
 
@@ -177,16 +178,16 @@ func (b *backend) lockWrites(ctx context.Context) (unlock func(), err error) {
 func (b *backend) invalidate(_ context.Context, key string) {
 	if role, isRole := strings.CutPrefix(key, roleStoragePrefix); isRole {
 		b.current.Load().dropRole(role)
-		b.cache.endWaits(key)
+		b.cache.EndWaits(key)
 	} else if key == configStorageKey {
 		b.reset()
-		b.cache.endWaits("")
+		b.cache.EndWaits("")
 	}
 }
 
 // periodic runs about once a minute.
 func (b *backend) periodic(ctx context.Context, req *logical.Request) error {
-	b.cache.sweep(ctx)
+	b.cache.Sweep(ctx)
 	return b.sweepStats(ctx, req.Storage)
 }
 

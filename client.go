@@ -10,6 +10,7 @@ import (
 	"github.com/hashicorp/vault/sdk/helper/useragent"
 
 	"github.com/snowplow-vault/vault-plugin-secrets-snowplow/internal/console"
+	"github.com/snowplow-vault/vault-plugin-secrets-snowplow/internal/tokencache"
 )
 
 // newClient makes the client that exchanges are made with.
@@ -27,7 +28,7 @@ func (b *backend) newClient(ctx context.Context, caCert string) (*console.Client
 }
 
 // exchangeFor returns one exchange with a role's credential, on behalf of a reader of path, logged and counted.
-func (b *backend) exchangeFor(role *resolvedRole, path string) exchangeFunc {
+func (b *backend) exchangeFor(role *resolvedRole, path string) tokencache.Exchange {
 	return func(ctx context.Context, retry func() bool) (console.Token, error) {
 		started := time.Now()
 		token, err := role.connection.client.Exchange(ctx, console.Request{
@@ -85,7 +86,7 @@ func (b *backend) verify(ctx context.Context, v verification, timeout time.Durat
 	isFailure := errors.As(err, &failed)
 	var retryAt time.Time
 	if isFailure {
-		retryAt = time.Now().Add(max(failed.RetryAfter, firstBackOff))
+		retryAt = time.Now().Add(max(failed.RetryAfter, tokencache.FirstBackOff))
 	}
 	err = withRemedy(err, path, v.credential, v.endpoints, retryAt)
 	if isFailure && failed.Transient() {
@@ -98,21 +99,18 @@ func (b *backend) verify(ctx context.Context, v verification, timeout time.Durat
 func (b *backend) noteRefusal(ctx context.Context, err error, path string, stored console.Credential, to console.Endpoints, tried verification) {
 	var failed *console.Error
 	if errors.As(err, &failed) && failed.Reason == console.ReasonRefused && to == tried.endpoints && stored.SameKey(tried.credential) {
-		b.cache.refuse(ctx, keyOf(path, stored, to), failed)
+		b.cache.Refuse(ctx, keyOf(path, stored, to), failed)
 	}
 }
 
 // warmUp caches the JWT from the verification of a write, nil if there is none, and deletes that of an older
 // credential.
-func (b *backend) warmUp(ctx context.Context, key tokenKey, reuse time.Duration, token *console.Token) {
+func (b *backend) warmUp(ctx context.Context, key tokencache.Key, reuse time.Duration, token *console.Token) {
 	if token != nil {
-		b.cache.verified(key)
-	}
-	if token != nil && reuse > 0 {
-		b.cache.put(ctx, key, *token)
+		b.cache.Verified(ctx, key, *token, reuse > 0)
 		return
 	}
-	_ = b.cache.tidy(ctx, key.Path) // the JWT is already unreachable; the sweep retries
+	_ = b.cache.Settle(ctx, key.Path) // the JWT is already unreachable; the sweep retries
 }
 
 // withRemedy appends what can be done about a failed exchange: by those who may write the credential, which is stored at

@@ -1,6 +1,7 @@
 package snowplow
 
 import (
+	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"net/http/httputil"
@@ -14,6 +15,7 @@ import (
 
 	"github.com/snowplow-vault/vault-plugin-secrets-snowplow/internal/console"
 	"github.com/snowplow-vault/vault-plugin-secrets-snowplow/internal/consoletest"
+	"github.com/snowplow-vault/vault-plugin-secrets-snowplow/internal/tokencache"
 )
 
 // attacker may update config and roles, but does not know the key. Its server notes all that is sent to it.
@@ -230,4 +232,18 @@ func TestARoleRefusedForItsURLSaysWhatToDo(t *testing.T) {
 
 	m.mustWrite("roles/team", scopedKey(other, "scoped"))
 	assert.Equal(t, "scoped", keyIDOf(t, other, m.mustRead("token/team")))
+}
+
+func TestWhatIsInMemoryDoesNotPrintItsSecrets(t *testing.T) {
+	t.Parallel()
+	cred := console.Credential{Version: console.V1, APIKey: "canary", Password: "canary", ClientSecret: "canary"}
+	token := console.Token{Bearer: "canary"}
+	for _, value := range []any{
+		configEntry{Credential: cred}, roleEntry{Credential: &cred}, tokenEntry{Token: token},
+		tokencache.Served{Token: token}, resolvedRole{credential: cred}, verification{credential: cred},
+	} {
+		for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%q"} {
+			assert.NotContains(t, fmt.Sprintf(verb, value), "canary", "%T with %s", value, verb)
+		}
+	}
 }

@@ -44,6 +44,7 @@ func TestMonitoringPageHasEveryMetricLogLineAndAlert(t *testing.T) {
 
 	files, err := filepath.Glob("*.go")
 	require.NoError(t, err)
+	files = append(files, "internal/tokencache/storage.go")
 	lines := 0
 	for _, file := range files {
 		if strings.HasSuffix(file, "_test.go") {

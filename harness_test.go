@@ -327,3 +327,20 @@ func (s *faultyStorage) List(ctx context.Context, prefix string) ([]string, erro
 	}
 	return s.Storage.List(ctx, prefix)
 }
+
+// inBackground reads a token, and returns where its answer will be: the access token, or the error.
+func (m *mount) inBackground(path string) chan string {
+	answer := make(chan string, 1)
+	go func() {
+		resp, err := m.request(m.t.Context(), logical.ReadOperation, path)
+		switch {
+		case err != nil:
+			answer <- err.Error()
+		case resp.IsError():
+			answer <- resp.Error().Error()
+		default:
+			answer <- resp.Data["access_token"].(string)
+		}
+	}()
+	return answer
+}

@@ -406,9 +406,8 @@ func (m *model) explains(f *modelExchange, c modelCredential, r *modelRun) bool 
 			return ends && w.load == r.load && w.beganAt.After(f.endedAt) && w.endedAt.Before(r.beganAt)
 		}) &&
 		!slices.ContainsFunc(m.exchanges, func(s *modelExchange) bool {
-			overtook := f.outcome == "passing" && f.retryAfter == 0 && s.beganAt.After(f.beganAt) && s.endedAt.Before(f.endedAt)
 			return s.outcome == "ok" && s.write == nil && s.load == f.load && s.id != "" && s.id == f.id && s.sameKey(f) && s.endedAt.Before(r.beganAt) &&
-				(overtook || s.beganAt.After(f.endedAt))
+				s.beganAt.After(f.endedAt)
 		})
 }
 
@@ -864,11 +863,6 @@ func (m *model) checkBackOff(f, e *modelExchange) {
 	if !f.failed() || !e.beganAt.After(f.endedAt) || !e.beganAt.Before(f.endedAt.Add(f.minWait)) || m.waitEnded(f.path, f.endedAt, e.beganAt) {
 		return
 	}
-	if f.outcome == "passing" && f.retryAfter == 0 && slices.ContainsFunc(m.exchanges, func(s *modelExchange) bool {
-		return s.load == f.load && s.sameKey(f) && (s.outcome == "ok" || s.outcome == "unsure") && !s.beganAt.Before(f.beganAt) && !s.endedAt.After(f.endedAt)
-	}) {
-		return // overtaken
-	}
 	// A success after another write that ended the wait.
 	if slices.ContainsFunc(m.exchanges, func(s *modelExchange) bool {
 		return s.load == f.load && s.sameKey(f) && (s.outcome == "ok" || s.outcome == "unsure") && !s.beganAt.Before(f.endedAt) && !s.endedAt.After(e.beganAt)
@@ -918,8 +912,8 @@ func (m *model) checkRetried(r *modelRun) {
 		return // the reader may have had a JWT when it came
 	}
 	for _, e := range m.exchanges {
-		if e != f && e.path == f.path && e.endedAt.After(f.beganAt) && !e.endedAt.After(f.endedAt) && (e.outcome == "refused" || e.last() != nil && e.last().outcome.retryAfter > 0) {
-			return // a parallel exchange was told to wait
+		if e != f && e.path == f.path && e.endedAt.After(f.beganAt) && !e.endedAt.After(f.endedAt) && (e.failed() || e.outcome == "unsure") {
+			return // the credential waited after a parallel failure
 		}
 	}
 	if last := f.last(); last.endedAt.After(r.beganAt) && last.endedAt.Add(max(2*time.Second, last.outcome.retryAfter)).Before(f.deadline) {
@@ -1204,19 +1198,6 @@ func (m *model) checkLeft() {
 			m.violation("stored-without-owner", "%s: %s", path, stored.Value)
 		}
 	}
-	c := m.mount.backend.cache
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	for key, s := range c.slots {
-		switch {
-		case s.busy():
-			m.violation("slot-busy", "%+v: %+v", key, s)
-		case s.unsaved:
-			m.violation("slot-unsaved", "%+v: %+v", key, s)
-		case !m.isCurrent(key.Path, key):
-			m.violation("slot-without-owner", "%+v: %+v", key, s)
-		}
-	}
 	m.mount.backend.stats.Range(func(name, _ any) bool {
 		if _, role := m.latest(roleStoragePrefix + name.(string)); name != "" && role == nil {
 			m.violation("stats-without-owner", "%s", name)
@@ -1248,10 +1229,7 @@ func (m *model) isCurrent(path string, key tokenKey) bool {
 
 // checkNothingLeft looks again after every JWT has expired.
 func (m *model) checkNothingLeft() {
-	c := m.mount.backend.cache
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if n := len(c.slots); n > 0 {
+	if n := m.mount.backend.cache.Len(); n > 0 {
 		m.violation("slots-left", "%d", n)
 	}
 	for path := range m.tokens {

@@ -181,9 +181,7 @@ func (b *backend) storeConfig(ctx context.Context, storage logical.Storage, befo
 	if err := store(ctx, storage, configStorageKey, entry); err != nil {
 		return false, err
 	}
-	key := keyOf(configStorageKey, entry.Credential, entry.Endpoints)
-	b.cache.keepOnly(configStorageKey, &key)
-	b.cache.endWaits("")
+	b.cache.EndWaits("")
 	return true, nil
 }
 
@@ -281,13 +279,13 @@ func (b *backend) deleteConfig(ctx context.Context, req *logical.Request, _ *fra
 	// The entry may be gone even if storage reports a failure.
 	err = req.Storage.Delete(ctx, configStorageKey)
 	b.reset()
-	b.cache.endWaits("")
+	b.cache.EndWaits("")
 	unlock()
 	if err != nil {
 		return nil, fmt.Errorf("deleting config from storage: %w", err)
 	}
 	b.sendWriteEvent("config-delete", req.Path, "", "delete")
-	_ = b.cache.tidy(ctx, configStorageKey) // the JWT is already unreachable; the sweep retries
+	_ = b.cache.Settle(ctx, configStorageKey)
 	return nil, nil
 }
 

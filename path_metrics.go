@@ -136,12 +136,12 @@ func (c collector) collectPath(metrics chan<- prometheus.Metric, role string, co
 	if err != nil {
 		return
 	}
-	cached, err := c.backend.cache.state(c.ctx, r.key, r.reuse)
+	cached, err := c.backend.cache.State(c.ctx, r.key, r.reuse)
 	if err != nil {
 		return
 	}
-	if cached.token != nil {
-		gauge(metricExpiry, float64(cached.token.ExpiresAt.Unix()))
+	if cached.Token != nil {
+		gauge(metricExpiry, float64(cached.Token.ExpiresAt.Unix()))
 	}
 	current := r.state(cached)
 	for _, state := range states {

@@ -185,7 +185,7 @@ func (b *backend) writeRole(ctx context.Context, req *logical.Request, data *fra
 			if entry.Credential != nil {
 				b.warmUp(ctx, keyOf(path, entry.credentialFor(config), config.Endpoints), entry.reusePeriod(config), token)
 			} else {
-				_ = b.cache.tidy(ctx, path) // the JWT is already unreachable; the sweep retries
+				_ = b.cache.Settle(ctx, path)
 			}
 			return warn(warnings), nil
 		}
@@ -212,13 +212,7 @@ func (b *backend) storeRole(ctx context.Context, storage logical.Storage, name s
 	if err := store(ctx, storage, path, entry); err != nil {
 		return false, err
 	}
-	var key *tokenKey
-	if entry.Credential != nil {
-		current := keyOf(path, entry.credentialFor(config), config.Endpoints)
-		key = &current
-	}
-	b.cache.keepOnly(path, key)
-	b.cache.endWaits(path)
+	b.cache.EndWaits(path)
 	return true, nil
 }
 
@@ -290,15 +284,12 @@ func (b *backend) deleteRole(ctx context.Context, req *logical.Request, data *fr
 	err = req.Storage.Delete(ctx, path)
 	b.current.Load().dropRole(name)
 	b.stats.Delete(name)
-	if err == nil {
-		b.cache.keepOnly(path, nil)
-	}
 	unlock()
 	if err != nil {
 		return nil, fmt.Errorf("deleting role %q from storage: %w", name, err)
 	}
 	b.sendWriteEvent("role-delete", req.Path, name, "delete")
-	_ = b.cache.tidy(ctx, path) // the JWT is already unreachable; the sweep retries
+	_ = b.cache.Settle(ctx, path)
 	return nil, nil
 }
 

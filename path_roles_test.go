@@ -294,13 +294,6 @@ func TestRoleKeepsItsVersionWhenConfigMovesOn(t *testing.T) {
 	assert.NotEmpty(t, m.mustRead("token/legacy").Data["access_token"])
 }
 
-func TestRolesThatNobodyReadsLeaveNothingInMemory(t *testing.T) {
-	t.Parallel()
-	m, console := newConfiguredMount(t)
-	m.mustWrite("roles/analytics", scopedKey(console, "scoped"))
-	assert.Empty(t, m.backend.cache.slots)
-}
-
 func TestANameThatNoRoleCanHaveIsRefusedWithWhatItMayHold(t *testing.T) {
 	t.Parallel()
 	m, _ := newConfiguredMount(t)

@@ -6,6 +6,8 @@ import (
 
 	"github.com/hashicorp/vault/sdk/framework"
 	"github.com/hashicorp/vault/sdk/logical"
+
+	"github.com/snowplow-vault/vault-plugin-secrets-snowplow/internal/tokencache"
 )
 
 func (b *backend) pathStatus() *framework.Path {
@@ -75,7 +77,7 @@ func (b *backend) readStatus(ctx context.Context, req *logical.Request, data *fr
 	if role.credential.Empty() {
 		return nil, role.refusal
 	}
-	cached, err := b.cache.state(ctx, role.key, role.reuse)
+	cached, err := b.cache.State(ctx, role.key, role.reuse)
 	if err != nil {
 		return nil, err
 	}
@@ -87,9 +89,9 @@ func (b *backend) readStatus(ctx context.Context, req *logical.Request, data *fr
 	status["api_key_id"] = role.credential.APIKeyID
 	status["console_url"] = role.connection.ConsoleURL
 	status["state"] = role.state(cached)
-	status["next_attempt_at"] = timestamp(cached.notBefore)
+	status["next_attempt_at"] = timestamp(cached.NotBefore)
 	status["token_issued_at"], status["token_expires_at"] = nil, nil
-	if token := cached.token; token != nil {
+	if token := cached.Token; token != nil {
 		status["token_issued_at"] = timestamp(token.IssuedAt)
 		status["token_expires_at"] = timestamp(token.ExpiresAt)
 	}
@@ -108,14 +110,14 @@ const (
 var states = []string{stateIdle, stateOK, stateStale, stateFailing, stateRefused}
 
 // state sums up whether reads work.
-func (r *resolvedRole) state(cached tokenState) string {
-	failure := cached.failure
+func (r *resolvedRole) state(cached tokencache.State) string {
+	failure := cached.Failure
 	switch {
 	case r.refusal != nil, failure != nil && !failure.Transient():
 		return stateRefused
-	case cached.stale:
+	case cached.Stale:
 		return stateStale
-	case failure != nil && !cached.usable:
+	case failure != nil && !cached.Usable:
 		return stateFailing
 	case r.stats.reads.Load() == 0:
 		return stateIdle

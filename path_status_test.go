@@ -125,7 +125,7 @@ func TestStateIsOneWordToAlertOn(t *testing.T) {
 		server.RemoveKey(consoletest.DefaultAPIKeyID)
 		read(time.Hour, "refused", 10, 10)
 		time.Sleep(2 * time.Hour)
-		m.backend.cache.sweep(t.Context())
+		m.backend.cache.Sweep(t.Context())
 		assert.Equal(t, "refused", m.mustRead("status").Data["state"], "also when nobody has read for long")
 		server.AddKey(consoletest.Key{ID: consoletest.DefaultAPIKeyID, Secret: consoletest.DefaultAPIKey})
 		read(time.Hour, "ok", 0, 0)
@@ -184,4 +184,35 @@ func TestNoSecretGetsOut(t *testing.T) {
 			})
 		}
 	}
+}
+
+func TestStateSaysWhoHasToAct(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		m, console := warmMount(t, map[string]any{"reuse_period": "1m"})
+		state := func(path string) any { return m.mustRead(path).Data["state"] }
+		console.AddKey(consoletest.Key{ID: "team", Secret: "team-secret"})
+		m.mustWrite("roles/team", map[string]any{"api_key_id": "team", "api_key": "team-secret"})
+		assert.Equal(t, "idle", state("status/team"))
+		assert.Equal(t, "role", m.mustRead("status/team").Data["credential_source"])
+		m.mustRead("token/team")
+		assert.Equal(t, "ok", state("status/team"))
+		m.must(logical.DeleteOperation, "token/team")
+		down(console)
+		m.refused(logical.ReadOperation, "token/team")
+		assert.Equal(t, "failing", state("status/team"))
+		time.Sleep(2 * time.Hour)
+		m.sweep()
+		assert.Equal(t, "failing", state("status/team"), "also when the cache has forgotten it")
+		console.ClearFaults()
+		m.mustRead("token/team")
+		assert.NotNil(t, m.mustRead("status/team").Data["last_success_at"])
+		console.RemoveKey("team")
+		m.must(logical.DeleteOperation, "token/team")
+		m.refused(logical.ReadOperation, "token/team")
+		assert.Equal(t, "refused", state("status/team"))
+		m.mustWrite("config", map[string]any{"console_url": "https://elsewhere.example", "api_key": "x", "verify_connection": false})
+		m.restart()
+		assert.Equal(t, "refused", state("status/team"), "its key may not go to the new URL")
+	})
 }

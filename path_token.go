@@ -11,6 +11,7 @@ import (
 	"github.com/hashicorp/vault/sdk/logical"
 
 	"github.com/snowplow-vault/vault-plugin-secrets-snowplow/internal/console"
+	"github.com/snowplow-vault/vault-plugin-secrets-snowplow/internal/tokencache"
 )
 
 const secretTypeToken = "snowplow_token"
@@ -97,15 +98,15 @@ func (b *backend) readToken(ctx context.Context, req *logical.Request, data *fra
 	if role.refusal != nil {
 		return nil, role.refusal
 	}
-	served, err := b.cache.get(ctx, role.key, role.reuse, b.exchangeFor(role, req.Path))
+	served, err := b.cache.Get(ctx, role.key, role.reuse, b.exchangeFor(role, req.Path))
 	if err != nil {
-		return nil, withRemedy(err, req.MountPoint+role.key.Path, role.credential, role.connection.Endpoints, b.cache.nextAttempt(role.key))
+		return nil, withRemedy(err, req.MountPoint+role.key.Path, role.credential, role.connection.Endpoints, b.cache.NextAttempt(role.key))
 	}
 	return b.lease(role, served)
 }
 
 // lease gives a JWT to a reader.
-func (b *backend) lease(role *resolvedRole, served served) (*logical.Response, error) {
+func (b *backend) lease(role *resolvedRole, served tokencache.Served) (*logical.Response, error) {
 	// Rounded down, and never 0: to Vault that means the mount's default, which is longer than any JWT lives.
 	ttl := served.Remaining(time.Now()).Truncate(time.Second)
 	if ttl < console.MinValidity {
@@ -114,7 +115,7 @@ func (b *backend) lease(role *resolvedRole, served served) (*logical.Response, e
 	if role.ttl > 0 {
 		ttl = min(ttl, role.ttl)
 	}
-	role.stats.answered(served.exchanged, served.stale != "")
+	role.stats.answered(served.Exchanged, served.Stale != "")
 	resp := b.Secret(secretTypeToken).Response(map[string]any{
 		"access_token":    served.Bearer,
 		"token_type":      "Bearer",
@@ -123,9 +124,9 @@ func (b *backend) lease(role *resolvedRole, served served) (*logical.Response, e
 		"console_url":     role.connection.ConsoleURL,
 	}, nil)
 	resp.Secret.TTL = ttl
-	if served.stale != "" {
+	if served.Stale != "" {
 		resp.AddWarning("could not get a new JWT; serving the one obtained at " +
-			served.ObtainedAt.UTC().Format(time.RFC3339) + ": " + served.stale)
+			served.ObtainedAt.UTC().Format(time.RFC3339) + ": " + served.Stale)
 	}
 	return resp, nil
 }
@@ -139,7 +140,7 @@ func (b *backend) forgetToken(ctx context.Context, req *logical.Request, data *f
 	if name != "" && !role.ownCredential() {
 		return nil, invalidf("role %q has no credential of its own: its tokens are those of config's key, which 'vault delete %stoken' forgets", name, req.MountPoint)
 	}
-	if err := b.cache.forget(ctx, role.key); err != nil {
+	if err := b.cache.Forget(ctx, role.key); err != nil {
 		return nil, fmt.Errorf("the JWT is gone from memory, but its stored copy could not be deleted and a restart may bring it back: %w; repeat the delete when storage works", err)
 	}
 	return nil, nil

@@ -20,6 +20,7 @@ import (
 
 	"github.com/snowplow-vault/vault-plugin-secrets-snowplow/internal/console"
 	"github.com/snowplow-vault/vault-plugin-secrets-snowplow/internal/consoletest"
+	"github.com/snowplow-vault/vault-plugin-secrets-snowplow/internal/tokencache"
 )
 
 func TestTokenIsALease(t *testing.T) {
@@ -387,7 +388,7 @@ func TestAJWTThatExpiresOnItsWayToTheReaderGetsNoLease(t *testing.T) {
 	role, err := m.backend.current.Load().role(t.Context(), &logical.Request{Storage: m.storage}, "")
 	require.NoError(t, err)
 	status, message := refusal(t, nil, func() error {
-		_, err := m.backend.lease(role, served{Token: console.Token{Bearer: "jwt", ObtainedAt: time.Now(), Validity: 900 * time.Millisecond}})
+		_, err := m.backend.lease(role, tokencache.Served{Token: console.Token{Bearer: "jwt", ObtainedAt: time.Now(), Validity: 900 * time.Millisecond}})
 		return err
 	}())
 	assert.Equal(t, http.StatusBadGateway, status, "to Vault, a lease of 0 seconds is one of the mount's default length")
@@ -433,4 +434,44 @@ func TestACachedJWTBelongsToTheURLsOfItsExchange(t *testing.T) {
 			assert.Equal(t, http.StatusBadRequest, status, "the fake Console has nothing at this URL")
 		})
 	}
+}
+
+func TestARateLimitedReaderIsToldWhenTheEngineTriesAgain(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		m, console := warmMount(t, nil)
+		m.must(logical.DeleteOperation, "token")
+		console.FailAlways(consoletest.Status(http.StatusTooManyRequests, "", nil))
+		for range 6 {
+			status, message := m.refused(logical.ReadOperation, "token")
+			assert.Equal(t, 429, status)
+			_, at, _ := strings.Cut(message, "try again after ")
+			said, err := time.Parse(time.RFC3339, at)
+			require.NoError(t, err, message)
+			next, err := time.Parse(time.RFC3339, m.mustRead("status").Data["next_attempt_at"].(string))
+			require.NoError(t, err)
+			assert.WithinRange(t, said, next, next.Add(time.Second))
+			time.Sleep(15 * time.Second)
+		}
+	})
+}
+
+// hungEvents is an event bus that answers when the context ends.
+type hungEvents struct{}
+
+func (hungEvents) SendEvent(ctx context.Context, _ logical.EventType, _ *logical.EventData) error {
+	<-ctx.Done()
+	return ctx.Err()
+}
+
+func TestAReadWaitsForNoEvent(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		m, console := warmMount(t, nil)
+		m.events = hungEvents{}
+		m.restart()
+		m.must(logical.DeleteOperation, "token")
+		down(console)
+		m.refused(logical.ReadOperation, "token")
+	})
 }

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sync/semaphore"
 
 	"github.com/snowplow-vault/vault-plugin-secrets-snowplow/internal/console"
+	"github.com/snowplow-vault/vault-plugin-secrets-snowplow/internal/tokencache"
 )
 
 // settings are config and the roles as loaded into memory. A write to config replaces them whole, so that nothing of
@@ -35,7 +36,7 @@ type connection struct {
 type resolvedRole struct {
 	name       string // empty: config itself
 	credential console.Credential
-	key        tokenKey // of the JWTs
+	key        tokencache.Key // of the JWTs
 	ttl        time.Duration
 	reuse      time.Duration
 	connection *connection

@@ -11,6 +11,7 @@ import (
 	"github.com/hashicorp/vault/sdk/logical"
 
 	"github.com/snowplow-vault/vault-plugin-secrets-snowplow/internal/console"
+	"github.com/snowplow-vault/vault-plugin-secrets-snowplow/internal/tokencache"
 )
 
 // Keys of Vault's storage.
@@ -36,12 +37,6 @@ type roleEntry struct {
 	Credential  *console.Credential `json:"credential,omitempty"`
 	TTL         *time.Duration      `json:"ttl,omitempty"`
 	ReusePeriod *time.Duration      `json:"reuse_period,omitempty"`
-}
-
-// tokenEntry is a cached JWT in storage.
-type tokenEntry struct {
-	Key   tokenKey      `json:"key"`
-	Token console.Token `json:"token"`
 }
 
 // credentialFor returns the credential that a role's JWTs are exchanged with.
@@ -145,8 +140,8 @@ func store(ctx context.Context, storage logical.Storage, key string, entry any) 
 }
 
 // keyOf returns the cache key of a credential's JWT.
-func keyOf(path string, cred console.Credential, to console.Endpoints) tokenKey {
-	key := tokenKey{
+func keyOf(path string, cred console.Credential, to console.Endpoints) tokencache.Key {
+	key := tokencache.Key{
 		Path:           path,
 		CredentialID:   cred.ID,
 		Version:        cred.Version,
@@ -159,22 +154,22 @@ func keyOf(path string, cred console.Credential, to console.Endpoints) tokenKey 
 	return key
 }
 
-// storedTokens is the tokenStore in Vault's storage.
+// storedTokens is the cache's Store in Vault's storage.
 type storedTokens struct {
 	storage logical.Storage
 	// writable reports whether this node may write entries that are local to the cluster.
 	writable func() bool
 }
 
-// currentKey returns the key of the credential that is stored at path, nil if none is.
-func currentKey(ctx context.Context, storage logical.Storage, path string) (*tokenKey, error) {
-	config, err := loadConfig(ctx, storage)
+// Current implements [tokencache.Store].
+func (t storedTokens) Current(ctx context.Context, path string) (*tokencache.Key, error) {
+	config, err := loadConfig(ctx, t.storage)
 	if err != nil || config == nil {
 		return nil, err
 	}
 	cred := config.Credential
 	if path != configStorageKey {
-		role, err := loadRole(ctx, storage, path[len(roleStoragePrefix):])
+		role, err := loadRole(ctx, t.storage, path[len(roleStoragePrefix):])
 		if err != nil || role == nil || role.Credential == nil {
 			return nil, err
 		}
@@ -187,40 +182,17 @@ func currentKey(ctx context.Context, storage logical.Storage, path string) (*tok
 	return &key, nil
 }
 
-// load returns the JWT stored under key. It ignores what is damaged, expired, of another key, or obtained more than a
-// minute in the future.
-func (t storedTokens) load(ctx context.Context, key tokenKey) (*console.Token, error) {
-	entry, err := t.entry(ctx, key.Path)
-	if err != nil || entry == nil || entry.Key != key || !entry.usable(time.Now()) {
-		return nil, err
-	}
-	token := &entry.Token
-	// The clock of the node that stored it may be ahead of this one's; the JWT does not last longer for that.
-	if now := time.Now(); token.ObtainedAt.After(now) {
-		token.ObtainedAt, token.Validity = now, min(token.Validity, token.ExpiresAt.Sub(now))
-	}
-	return token, nil
-}
-
-// entry reads what is stored for a path, nil if that is nothing. What is damaged is an entry of no key.
-func (t storedTokens) entry(ctx context.Context, path string) (*tokenEntry, error) {
-	entry, err := load[tokenEntry](ctx, t.storage, tokenStoragePrefix+path)
+// Load implements [tokencache.Store].
+func (t storedTokens) Load(ctx context.Context, path string) (*tokencache.Entry, error) {
+	entry, err := load[tokencache.Entry](ctx, t.storage, tokenStoragePrefix+path)
 	if errors.As(err, new(damagedError)) {
-		return &tokenEntry{}, nil
+		return &tokencache.Entry{}, nil
 	}
 	return entry, err
 }
 
-// maxClockSkew is how far in the future a stored JWT may have been obtained: the clock of another node wrote it.
-const maxClockSkew = time.Minute
-
-func (e *tokenEntry) usable(now time.Time) bool {
-	t := e.Token
-	return t.Bearer != "" && t.Remaining(now) > 0 && t.ExpiresAt.After(now) && !t.ObtainedAt.After(now.Add(maxClockSkew))
-}
-
-// paths lists where the credentials of the stored JWTs are stored.
-func (t storedTokens) paths(ctx context.Context) ([]string, error) {
+// Paths implements [tokencache.Store].
+func (t storedTokens) Paths(ctx context.Context) ([]string, error) {
 	paths, err := t.storage.List(ctx, tokenStoragePrefix)
 	if err != nil {
 		return nil, fmt.Errorf("listing tokens in storage: %w", err)
@@ -236,57 +208,21 @@ func (t storedTokens) paths(ctx context.Context) ([]string, error) {
 	return paths, nil
 }
 
-// tidy deletes the JWT stored for a path unless it is still usable and belongs to the stored credential. It returns
-// that credential's key, nil if there is none.
-func (t storedTokens) tidy(ctx context.Context, path string) (*tokenKey, error) {
-	current, err := currentKey(ctx, t.storage, path)
-	if err != nil || !t.writable() {
-		return current, err
-	}
-	entry, err := t.entry(ctx, path)
-	if err != nil || entry == nil || current != nil && entry.Key == *current && entry.usable(time.Now()) {
-		return current, err
-	}
-	if err := t.delete(ctx, path); !errors.Is(err, errReadOnly) {
-		return current, err
-	}
-	return current, nil
-}
-
-func (t storedTokens) save(ctx context.Context, key tokenKey, token console.Token) error {
+// Save implements [tokencache.Store].
+func (t storedTokens) Save(ctx context.Context, path string, entry *tokencache.Entry) error {
 	if !t.writable() {
-		return errReadOnly
+		return tokencache.ErrReadOnly
 	}
-	current, err := currentKey(ctx, t.storage, key.Path)
-	if err != nil || current == nil || *current != key {
-		return err
+	key := tokenStoragePrefix + path
+	var err error
+	if entry != nil {
+		err = store(ctx, t.storage, key, entry)
+	} else if err = t.storage.Delete(ctx, key); err != nil {
+		err = fmt.Errorf("deleting %s from storage: %w", key, err)
 	}
-	return readOnly(store(ctx, t.storage, tokenStoragePrefix+key.Path, tokenEntry{key, token}))
-}
-
-func (t storedTokens) remove(ctx context.Context, key tokenKey) error {
-	entry, err := t.entry(ctx, key.Path)
-	// One that is damaged or cannot be read may be this one, so it is deleted.
-	if err == nil && (entry == nil || entry.Key != key && entry.Key != tokenKey{}) {
-		return nil
-	}
-	if !t.writable() {
-		return errReadOnly
-	}
-	return t.delete(ctx, key.Path)
-}
-
-func (t storedTokens) delete(ctx context.Context, path string) error {
-	if err := t.storage.Delete(ctx, tokenStoragePrefix+path); err != nil {
-		return readOnly(fmt.Errorf("deleting the token of %s from storage: %w", path, err))
-	}
-	return nil
-}
-
-// readOnly recognizes the refusal of a node that may not write: errors of storage reach a plugin as text.
-func readOnly(err error) error {
+	// A node that may not write says so as text: errors of storage reach a plugin as such.
 	if err != nil && strings.Contains(err.Error(), logical.ErrReadOnly.Error()) {
-		return errReadOnly
+		return tokencache.ErrReadOnly
 	}
 	return err
 }

@@ -4,9 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/http"
-	"runtime"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -16,7 +14,6 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
-	"github.com/snowplow-vault/vault-plugin-secrets-snowplow/internal/console"
 	"github.com/snowplow-vault/vault-plugin-secrets-snowplow/internal/consoletest"
 )
 
@@ -90,89 +87,9 @@ func TestTheJWTOfAVerificationIsServed(t *testing.T) {
 		assert.Equal(t, 1, console.Exchanges(), "the verification's")
 		console.AddKey(consoletest.Key{ID: "team", Secret: "team-secret"})
 		m.mustWrite("roles/team", map[string]any{"api_key_id": "team", "api_key": "team-secret"})
-		assert.Len(t, m.backend.cache.slots, 1, "it is in storage only until it is read")
 		down(console)
 		m.mustRead("token/team")
 		assert.Equal(t, 2, console.Exchanges())
-	})
-}
-
-func TestTheJWTOfAVerificationIsServedAlthoughStorageFailed(t *testing.T) {
-	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		m, console := warmMount(t, nil)
-		m.storage.failKeys("put", tokenStoragePrefix)
-		m.mustWrite("config", map[string]any{"api_key": consoletest.DefaultAPIKey})
-		down(console)
-		m.mustRead("token")
-		assert.Equal(t, 2, console.Exchanges())
-	})
-}
-
-func TestStoredJWTsThatAreNotServed(t *testing.T) {
-	t.Parallel()
-	for name, damage := range map[string]func(*tokenEntry){
-		"another credential":   func(e *tokenEntry) { e.Key.CredentialID = "another" },
-		"another URL":          func(e *tokenEntry) { e.Key.ConsoleURL += "/path" },
-		"another organization": func(e *tokenEntry) { e.Key.OrganizationID = "another" },
-		"another version":      func(e *tokenEntry) { e.Key.Version = console.V2 },
-		"expired":              func(e *tokenEntry) { e.Token.ObtainedAt = time.Now().Add(-24 * time.Hour) },
-		"expired by Snowplow's clock": func(e *tokenEntry) {
-			e.Token.ExpiresAt = time.Now()
-		},
-		"obtained in the future": func(e *tokenEntry) { e.Token.ObtainedAt = time.Now().Add(61 * time.Second) },
-		"empty":                  func(e *tokenEntry) { *e = tokenEntry{} },
-	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			synctest.Test(t, func(t *testing.T) {
-				m, console := warmMount(t, nil)
-				entry, err := load[tokenEntry](t.Context(), m.storage, "tokens/config")
-				require.NoError(t, err)
-				damage(entry)
-				require.NoError(t, store(t.Context(), m.storage, "tokens/config", entry))
-				m.restart()
-				m.mustRead("token")
-				assert.Equal(t, 2, console.Exchanges())
-			})
-		})
-	}
-	t.Run("no JSON", func(t *testing.T) {
-		t.Parallel()
-		synctest.Test(t, func(t *testing.T) {
-			m, console := warmMount(t, nil)
-			require.NoError(t, m.storage.Put(t.Context(), &logical.StorageEntry{Key: "tokens/config", Value: []byte("{")}))
-			m.restart()
-			m.mustRead("token")
-			assert.Equal(t, 2, console.Exchanges())
-		})
-	})
-	t.Run("a little in the future is served", func(t *testing.T) {
-		t.Parallel()
-		synctest.Test(t, func(t *testing.T) {
-			m, console := warmMount(t, nil)
-			entry, err := load[tokenEntry](t.Context(), m.storage, "tokens/config")
-			require.NoError(t, err)
-			entry.Token.ObtainedAt = time.Now().Add(59 * time.Second)
-			require.NoError(t, store(t.Context(), m.storage, "tokens/config", entry))
-			m.restart()
-			assert.LessOrEqual(t, m.mustRead("token").Secret.TTL, 24*time.Hour)
-			assert.Equal(t, 1, console.Exchanges())
-		})
-	})
-}
-
-func TestAForgottenJWTNeverComesBack(t *testing.T) {
-	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		m, console := warmMount(t, nil)
-		require.NotEmpty(t, m.storedTokens())
-		down(console)
-		m.must(logical.DeleteOperation, "token")
-		assert.Empty(t, m.storedTokens())
-		m.refused(logical.ReadOperation, "token")
-		m.restart()
-		m.refused(logical.ReadOperation, "token")
 	})
 }
 
@@ -189,22 +106,6 @@ func TestAForgottenJWTThatCannotBeDeletedIsAnError(t *testing.T) {
 		m.storage.fail()
 		m.sweep()
 		assert.Empty(t, m.storedTokens(), "the sweep tries again")
-	})
-}
-
-// A put that hangs while the JWT is forgotten must not restore it.
-func TestAForgottenJWTIsNotStoredLate(t *testing.T) {
-	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		m, console := warmMount(t, map[string]any{"reuse_period": "1m"})
-		time.Sleep(2 * time.Minute)
-		m.storage.slow("put", 4*time.Second)
-		m.mustRead("token") // answered before its JWT is stored
-		m.must(logical.DeleteOperation, "token")
-		assert.Empty(t, m.storedTokens())
-		down(console)
-		m.restart()
-		m.refused(logical.ReadOperation, "token")
 	})
 }
 
@@ -259,27 +160,6 @@ func TestStorageThatFailsNeverFailsARead(t *testing.T) {
 	}
 }
 
-func TestStorageThatHangsDelaysARestartedMountByASecond(t *testing.T) {
-	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		m, console := warmMount(t, nil)
-		m.restart()
-		m.mustRead("config")
-		m.storage.slowKeys("get", tokenStoragePrefix, 30*time.Second)
-		var wg sync.WaitGroup
-		for range 10 {
-			wg.Go(func() {
-				begun := time.Now()
-				m.mustRead("token")
-				assert.Equal(t, loadTimeout, time.Since(begun))
-			})
-		}
-		wg.Wait()
-		assert.Equal(t, 2, console.Exchanges())
-		time.Sleep(time.Minute)
-	})
-}
-
 func TestOnReadOnlyStorageNothingIsStoredOrLogged(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -329,25 +209,10 @@ func TestJWTsWithoutAnOwnerAreSwept(t *testing.T) {
 				test.change(m)
 				m.sweep()
 				assert.Equal(t, test.left, m.storedTokens())
-				assert.LessOrEqual(t, len(m.backend.cache.slots), 2)
+				assert.LessOrEqual(t, m.backend.cache.Len(), 2)
 			})
 		})
 	}
-}
-
-func TestASweepLooksAtSomePathsAndTheNextOneGoesOn(t *testing.T) {
-	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		m, _ := warmMount(t, nil)
-		for i := range 2*maxTidied + 10 {
-			require.NoError(t, store(t.Context(), m.storage, fmt.Sprintf("tokens/roles/gone-%d", i), tokenEntry{}))
-		}
-		m.sweep()
-		assert.Len(t, m.storedTokens(), maxTidied+12)
-		m.sweep()
-		m.sweep()
-		assert.Equal(t, []string{"tokens/config"}, m.storedTokens())
-	})
 }
 
 func TestInvalidatingAStoredJWTDropsNoSettings(t *testing.T) {
@@ -359,16 +224,6 @@ func TestInvalidatingAStoredJWTDropsNoSettings(t *testing.T) {
 		m.mustRead("token")
 		assert.Same(t, settings, m.backend.current.Load())
 		assert.Equal(t, 1, console.Exchanges())
-	})
-}
-
-func TestWithoutReuseNothingIsStored(t *testing.T) {
-	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		m, console := warmMount(t, map[string]any{"reuse_period": 0})
-		m.mustRead("token")
-		assert.Equal(t, 3, console.Exchanges())
-		assert.Empty(t, m.storedTokens())
 	})
 }
 
@@ -439,38 +294,6 @@ func TestCleanEndsWhatIsUnderWay(t *testing.T) {
 	})
 }
 
-func TestAStoredJWTFromALittleInTheFutureLastsNoLonger(t *testing.T) {
-	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		m, _ := warmMount(t, nil)
-		time.Sleep(50 * time.Second)
-		entry, err := load[tokenEntry](t.Context(), m.storage, "tokens/config")
-		require.NoError(t, err)
-		entry.Token.ObtainedAt = entry.Token.ObtainedAt.Add(59 * time.Second)
-		require.NoError(t, store(t.Context(), m.storage, "tokens/config", entry))
-		m.restart()
-		resp := m.mustRead("token")
-		expires, err := time.Parse(time.RFC3339, resp.Data["expires_at"].(string))
-		require.NoError(t, err)
-		assert.LessOrEqual(t, resp.Secret.TTL, time.Until(expires))
-	})
-}
-
-// A stored JWT that comes after the reader has given up waiting for it, and begun an exchange, is used all the same.
-func TestAStoredJWTThatIsLateBoundsTheWait(t *testing.T) {
-	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		m, console := warmMount(t, map[string]any{"reuse_period": "1m"})
-		time.Sleep(2 * time.Minute)
-		console.FailAlways(consoletest.Silence())
-		m.restart()
-		m.storage.slowKeys("get", tokenStoragePrefix, 1500*time.Millisecond)
-		begun := time.Now()
-		m.mustRead("token")
-		assert.Equal(t, loadTimeout+maxReaderWait, time.Since(begun))
-	})
-}
-
 func TestOnReadOnlyStorageForgettingIsAnError(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -534,38 +357,5 @@ func TestADamagedEntryDoesNotKeepTheOthersFromBeingSwept(t *testing.T) {
 		}
 		m.sweep()
 		assert.Equal(t, []string{"tokens/config", "tokens/roles/a"}, m.storedTokens())
-	})
-}
-
-func TestSweepsDeleteOnlyWhatIsThere(t *testing.T) {
-	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		m, console := warmMount(t, nil)
-		m.must(logical.DeleteOperation, "token")
-		down(console)
-		m.refused(logical.ReadOperation, "token")
-		m.storage.fail("delete")
-		for range 30 {
-			m.sweep()
-			time.Sleep(time.Minute)
-		}
-		m.mustWrite("roles/plain", map[string]any{"ttl": 60})
-		assert.NotContains(t, m.logs.String(), "deleting a token")
-	})
-}
-
-// Not parallel: it counts goroutines, of which other tests have some.
-func TestOneGoroutineWaitsToStoreAJWT(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		m, _ := warmMount(t, map[string]any{"reuse_period": "1s"})
-		m.storage.slowKeys("put", tokenStoragePrefix, 10*time.Minute)
-		before := runtime.NumGoroutine()
-		for range 300 {
-			time.Sleep(time.Second)
-			m.mustRead("token")
-		}
-		assert.LessOrEqual(t, runtime.NumGoroutine(), before+5)
-		m.storage.slowKeys("", "", 0)
-		time.Sleep(time.Hour)
 	})
 }

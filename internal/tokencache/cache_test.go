@@ -1,10 +1,15 @@
-package snowplow
+package tokencache
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
+	"net/http/httptest"
+	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -70,14 +75,14 @@ func (f *fakeExchange) retryWanted() bool {
 	return retry()
 }
 
-// fakeStore is a tokenStore in memory, which can fail and take its time.
+// fakeStore is a Store in memory, which can fail and take its time.
 type fakeStore struct {
 	mu      sync.Mutex
-	tokens  map[string]tokenEntry // by path
-	current map[string]tokenKey   // of the credentials that are stored, by path
+	tokens  map[string]*Entry // by path
+	current map[string]Key    // of the credentials that are stored, by path
 	err     error
 	takes   time.Duration
-	tidied  []string
+	settled []string
 }
 
 func (f *fakeStore) call(ctx context.Context) error {
@@ -102,65 +107,47 @@ func (f *fakeStore) set(takes time.Duration, err error) {
 func (f *fakeStore) holds(path string) string {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	if f.tokens[path] == nil {
+		return ""
+	}
 	return f.tokens[path].Token.Bearer
 }
 
-func (f *fakeStore) load(ctx context.Context, key tokenKey) (*console.Token, error) {
+func (f *fakeStore) Load(ctx context.Context, path string) (*Entry, error) {
 	if err := f.call(ctx); err != nil {
 		return nil, err
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if entry, ok := f.tokens[key.Path]; ok && entry.Key == key {
-		return &entry.Token, nil
-	}
-	return nil, nil
+	return f.tokens[path], nil
 }
 
-func (f *fakeStore) save(ctx context.Context, key tokenKey, token console.Token) error {
+func (f *fakeStore) Save(ctx context.Context, path string, entry *Entry) error {
 	if err := f.call(ctx); err != nil {
 		return err
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.tokens[key.Path] = tokenEntry{key, token}
-	return nil
-}
-
-func (f *fakeStore) remove(ctx context.Context, key tokenKey) error {
-	if err := f.call(ctx); err != nil {
-		return err
-	}
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	delete(f.tokens, key.Path)
-	return nil
-}
-
-func (f *fakeStore) paths(ctx context.Context) ([]string, error) {
-	if err := f.call(ctx); err != nil {
-		return nil, err
-	}
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	var paths []string
-	for path := range f.tokens {
-		paths = append(paths, path)
-	}
-	return paths, nil
-}
-
-func (f *fakeStore) tidy(ctx context.Context, path string) (*tokenKey, error) {
-	if err := f.call(ctx); err != nil {
-		return nil, err
-	}
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.tidied = append(f.tidied, path)
-	key, ok := f.current[path]
-	if f.tokens[path].Key != key {
+	if f.tokens[path] = entry; entry == nil {
 		delete(f.tokens, path)
 	}
+	return nil
+}
+
+func (f *fakeStore) Paths(ctx context.Context) ([]string, error) {
+	if err := f.call(ctx); err != nil {
+		return nil, err
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return slices.Collect(maps.Keys(f.tokens)), nil
+}
+
+func (f *fakeStore) Current(_ context.Context, path string) (*Key, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.settled = append(f.settled, path)
+	key, ok := f.current[path]
 	if !ok {
 		return nil, nil
 	}
@@ -168,14 +155,14 @@ func (f *fakeStore) tidy(ctx context.Context, path string) (*tokenKey, error) {
 }
 
 var (
-	keyA = tokenKey{Path: "config", CredentialID: "a"}
-	keyB = tokenKey{Path: "roles/b", CredentialID: "b"}
-	keyC = tokenKey{Path: "roles/c", CredentialID: "c"}
+	keyA = Key{Path: "config", CredentialID: "a"}
+	keyB = Key{Path: "roles/b", CredentialID: "b"}
+	keyC = Key{Path: "roles/c", CredentialID: "c"}
 )
 
 // cacheUnderTest is a cache, with what Snowplow and Vault's storage do for it.
 type cacheUnderTest struct {
-	*tokenCache
+	*Cache
 	t        *testing.T
 	exchange *fakeExchange
 	store    *fakeStore
@@ -194,8 +181,8 @@ func newCacheUnderTest(t *testing.T) *cacheUnderTest {
 		t:        t,
 		exchange: &fakeExchange{takes: 100 * time.Millisecond, validity: 24 * time.Hour},
 		store: &fakeStore{
-			tokens:  map[string]tokenEntry{},
-			current: map[string]tokenKey{keyA.Path: keyA, keyB.Path: keyB},
+			tokens:  map[string]*Entry{},
+			current: map[string]Key{keyA.Path: keyA, keyB.Path: keyB},
 		},
 		logs: &syncBuffer{},
 	}
@@ -205,14 +192,14 @@ func newCacheUnderTest(t *testing.T) *cacheUnderTest {
 
 // restart loses what is in memory.
 func (c *cacheUnderTest) restart() {
-	c.tokenCache = newTokenCache(c.t.Context(), c.store, hclog.New(&hclog.LoggerOptions{Output: c.logs}))
+	c.Cache = New(c.t.Context(), c.store, hclog.New(&hclog.LoggerOptions{Output: c.logs}))
 }
 
-func (c *cacheUnderTest) get(key tokenKey, reuse time.Duration) (served, error) {
-	return c.tokenCache.get(c.t.Context(), key, reuse, c.exchange.exchange)
+func (c *cacheUnderTest) get(key Key, reuse time.Duration) (Served, error) {
+	return c.Cache.Get(c.t.Context(), key, reuse, c.exchange.exchange)
 }
 
-func (c *cacheUnderTest) mustGet(key tokenKey, reuse time.Duration) served {
+func (c *cacheUnderTest) mustGet(key Key, reuse time.Duration) Served {
 	c.t.Helper()
 	got, err := c.get(key, reuse)
 	require.NoError(c.t, err)
@@ -220,8 +207,8 @@ func (c *cacheUnderTest) mustGet(key tokenKey, reuse time.Duration) served {
 }
 
 // getLater reads in the background; what it got comes from the channel.
-func (c *cacheUnderTest) getLater(key tokenKey, reuse time.Duration) <-chan served {
-	got := make(chan served, 1)
+func (c *cacheUnderTest) getLater(key Key, reuse time.Duration) <-chan Served {
+	got := make(chan Served, 1)
 	go func() {
 		defer close(got)
 		answer, err := c.get(key, reuse)
@@ -246,7 +233,7 @@ func failureOf(t *testing.T, status int, retryAfter time.Duration) *console.Erro
 	if retryAfter > 0 {
 		header.Set("Retry-After", strconv.Itoa(int(retryAfter.Seconds())))
 	}
-	client := console.NewClient(withoutSocket{consoletest.Status(status, "", header)}, "")
+	client := console.NewClient(handlerTransport{consoletest.Status(status, "", header)}, "")
 	_, err := client.Exchange(t.Context(), console.Request{
 		Credential: console.Credential{Version: console.V3},
 		Endpoints:  console.Endpoints{ConsoleURL: "http://localhost"},
@@ -257,30 +244,30 @@ func failureOf(t *testing.T, status int, retryAfter time.Duration) *console.Erro
 	return failed
 }
 
-func (c *cacheUnderTest) cached(key tokenKey) *console.Token {
+func (c *cacheUnderTest) cached(key Key) *console.Token {
 	c.t.Helper()
-	state, err := c.state(c.t.Context(), key, time.Hour)
+	state, err := c.State(c.t.Context(), key, time.Hour)
 	require.NoError(c.t, err)
-	return state.token
+	return state.Token
 }
 
 func TestACachedJWTIsServedForTheReusePeriod(t *testing.T) {
 	inBubble(t, func(t *testing.T, c *cacheUnderTest) {
 		first := c.mustGet(keyA, time.Hour)
-		assert.True(t, first.exchanged)
-		assert.Empty(t, first.stale)
+		assert.True(t, first.Exchanged)
+		assert.Empty(t, first.Stale)
 
 		time.Sleep(44 * time.Minute)
 		again := c.mustGet(keyA, time.Hour)
 		assert.Equal(t, first.Bearer, again.Bearer)
-		assert.False(t, again.exchanged)
+		assert.False(t, again.Exchanged)
 		assert.Equal(t, 23*time.Hour+16*time.Minute, again.Remaining(time.Now()))
 
 		time.Sleep(16 * time.Minute)
 		newer := c.mustGet(keyA, time.Hour)
 		assert.NotEqual(t, first.Bearer, newer.Bearer)
-		assert.True(t, newer.exchanged)
-		assert.Empty(t, newer.stale)
+		assert.True(t, newer.Exchanged)
+		assert.Empty(t, newer.Stale)
 		assert.Equal(t, 2, c.exchange.exchanges())
 	})
 }
@@ -317,7 +304,7 @@ func TestAJWTIsRefreshedAheadAndNobodyWaitsForIt(t *testing.T) {
 				synctest.Wait()
 				newer := c.mustGet(keyA, test.reuse)
 				assert.Equal(t, "jwt-2", newer.Bearer)
-				assert.False(t, newer.exchanged)
+				assert.False(t, newer.Exchanged)
 			})
 		})
 	}
@@ -327,8 +314,8 @@ func TestTheTimeOfTheRefreshIsDrawnAnew(t *testing.T) {
 	t.Parallel()
 	drawn := map[float64]bool{}
 	for range 100 {
-		s := &slot{}
-		s.cache(console.Token{})
+		s := &held{}
+		s.take(console.Token{})
 		assert.GreaterOrEqual(t, s.refresh, 0.75)
 		assert.LessOrEqual(t, s.refresh, 0.9)
 		drawn[s.refresh] = true
@@ -344,10 +331,10 @@ func TestARefreshThatFailsIsNotStaleWhileTheJWTIsFresh(t *testing.T) {
 		c.mustGet(keyA, time.Hour)
 		synctest.Wait()
 		assert.Equal(t, 2, c.exchange.exchanges())
-		assert.Empty(t, c.mustGet(keyA, time.Hour).stale)
+		assert.Empty(t, c.mustGet(keyA, time.Hour).Stale)
 		assert.Equal(t, 2, c.exchange.exchanges(), "the wait after a failure holds for refreshes too")
 		time.Sleep(5 * time.Minute)
-		assert.NotEmpty(t, c.mustGet(keyA, time.Hour).stale)
+		assert.NotEmpty(t, c.mustGet(keyA, time.Hour).Stale)
 	})
 }
 
@@ -384,7 +371,7 @@ func TestReadersOfAColdCredentialShareOneExchange(t *testing.T) {
 	inBubble(t, func(t *testing.T, c *cacheUnderTest) {
 		const readers = 1000
 		begun := time.Now()
-		results := make(chan served, readers)
+		results := make(chan Served, readers)
 		for range readers {
 			go func() {
 				got, err := c.get(keyA, time.Hour)
@@ -396,7 +383,7 @@ func TestReadersOfAColdCredentialShareOneExchange(t *testing.T) {
 		for range readers {
 			got := <-results
 			assert.Equal(t, "jwt-1", got.Bearer)
-			if got.exchanged {
+			if got.Exchanged {
 				led++
 			}
 		}
@@ -411,7 +398,7 @@ func TestCredentialsDoNotShare(t *testing.T) {
 		rotated := keyA
 		rotated.CredentialID = "a2"
 		seen := map[string]bool{}
-		for _, key := range []tokenKey{keyA, keyB, rotated} {
+		for _, key := range []Key{keyA, keyB, rotated} {
 			seen[c.mustGet(key, time.Hour).Bearer] = true
 		}
 		assert.Len(t, seen, 3)
@@ -423,7 +410,7 @@ func TestCacheReaderThatGivesUpFailsAlone(t *testing.T) {
 		impatient, cancel := context.WithCancel(t.Context())
 		failed := make(chan error, 1)
 		go func() {
-			_, err := c.tokenCache.get(impatient, keyA, time.Hour, c.exchange.exchange)
+			_, err := c.Cache.Get(impatient, keyA, time.Hour, c.exchange.exchange)
 			failed <- err
 		}()
 		synctest.Wait()
@@ -441,7 +428,7 @@ func TestCacheReaderThatGivesUpIsNoFailureOfTheCredential(t *testing.T) {
 			inBubble(t, func(t *testing.T, c *cacheUnderTest) {
 				ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
 				defer cancel()
-				_, err := c.tokenCache.get(ctx, keyA, reuse, c.exchange.exchange)
+				_, err := c.Cache.Get(ctx, keyA, reuse, c.exchange.exchange)
 				require.ErrorIs(t, err, context.DeadlineExceeded)
 				c.mustGet(keyA, reuse)
 			})
@@ -458,7 +445,7 @@ func TestWithoutReuseEveryReadMakesItsOwnExchange(t *testing.T) {
 			readers.Go(func() {
 				got, err := c.get(keyA, 0)
 				assert.NoError(t, err)
-				assert.True(t, got.exchanged)
+				assert.True(t, got.Exchanged)
 				mu.Lock()
 				defer mu.Unlock()
 				seen[got.Bearer] = true
@@ -480,17 +467,17 @@ func TestNoReaderWithAUsableJWTWaitsLongerThanTwoSeconds(t *testing.T) {
 		first := c.getLater(keyA, time.Minute)
 		time.Sleep(1500 * time.Millisecond)
 		second := c.getLater(keyA, time.Minute)
-		for _, reader := range []<-chan served{first, second} {
+		for _, reader := range []<-chan Served{first, second} {
 			got := <-reader
 			assert.Equal(t, "jwt-1", got.Bearer)
-			assert.Equal(t, "Snowplow Console has not answered within 2s", got.stale)
+			assert.Equal(t, "Snowplow Console has not answered within 2s", got.Stale)
 		}
 		assert.Equal(t, 2*time.Second, time.Since(begun), "counted from the start of the exchange")
-		assert.NotEmpty(t, c.mustGet(keyA, time.Minute).stale)
+		assert.NotEmpty(t, c.mustGet(keyA, time.Minute).Stale)
 		assert.Equal(t, 2*time.Second, time.Since(begun), "later readers do not wait")
-		state, err := c.state(t.Context(), keyA, time.Minute)
+		state, err := c.State(t.Context(), keyA, time.Minute)
 		require.NoError(t, err)
-		assert.True(t, state.stale)
+		assert.True(t, state.Stale)
 
 		time.Sleep(time.Hour)
 		assert.Equal(t, "jwt-2", c.mustGet(keyA, time.Minute).Bearer, "the exchange was not given up")
@@ -502,7 +489,7 @@ func TestRetriesAreWantedOnlyByReadersWithoutAUsableJWT(t *testing.T) {
 	inBubble(t, func(t *testing.T, c *cacheUnderTest) {
 		ctx, cancel := context.WithCancel(t.Context())
 		c.exchange.set(time.Second, nil)
-		go func() { _, _ = c.tokenCache.get(ctx, keyA, time.Hour, c.exchange.exchange) }()
+		go func() { _, _ = c.Cache.Get(ctx, keyA, time.Hour, c.exchange.exchange) }()
 		synctest.Wait()
 		assert.True(t, c.exchange.retryWanted())
 		cancel()
@@ -527,8 +514,8 @@ func TestAfterATransientFailureTheCachedJWTIsServed(t *testing.T) {
 			synctest.Wait()
 			got := c.mustGet(keyA, time.Minute)
 			assert.Equal(t, first.Bearer, got.Bearer)
-			assert.Equal(t, failed.Error(), got.stale)
-			assert.False(t, got.exchanged)
+			assert.Equal(t, failed.Error(), got.Stale)
+			assert.False(t, got.Exchanged)
 		}
 
 		time.Sleep(first.Remaining(time.Now()) - time.Minute)
@@ -544,19 +531,19 @@ func TestNoReaderWaitsAfterATransientFailure(t *testing.T) {
 		c.mustGet(keyA, time.Minute)
 		time.Sleep(time.Hour)
 		c.fails(503)
-		assert.NotEmpty(t, c.mustGet(keyA, time.Minute).stale)
+		assert.NotEmpty(t, c.mustGet(keyA, time.Minute).Stale)
 
 		time.Sleep(time.Minute)
 		c.exchange.set(time.Second, nil)
 		begun := time.Now()
 		for range 5 {
-			assert.NotEmpty(t, c.mustGet(keyA, time.Minute).stale)
+			assert.NotEmpty(t, c.mustGet(keyA, time.Minute).Stale)
 		}
 		assert.Zero(t, time.Since(begun), "a reader waited")
 		time.Sleep(time.Second)
 		synctest.Wait()
 		assert.Equal(t, 3, c.exchange.exchanges(), "one exchange, in the background")
-		assert.Empty(t, c.mustGet(keyA, time.Minute).stale)
+		assert.Empty(t, c.mustGet(keyA, time.Minute).Stale)
 	})
 }
 
@@ -650,9 +637,9 @@ func TestTheWaitGrowsWithFailuresInARow(t *testing.T) {
 					for _, want := range test.want {
 						_, _ = c.get(keyA, time.Minute)
 						synctest.Wait()
-						state, err := c.state(t.Context(), keyA, time.Minute)
+						state, err := c.State(t.Context(), keyA, time.Minute)
 						require.NoError(t, err)
-						wait := time.Until(state.notBefore)
+						wait := time.Until(state.NotBefore)
 						assert.InDelta(t, want, wait, 0.2*float64(want), "round %d", round)
 						time.Sleep(wait)
 					}
@@ -661,7 +648,7 @@ func TestTheWaitGrowsWithFailuresInARow(t *testing.T) {
 					c.mustGet(keyA, time.Minute)
 					synctest.Wait()
 					if !test.cached {
-						require.NoError(t, c.forget(t.Context(), keyA))
+						require.NoError(t, c.Forget(t.Context(), keyA))
 					}
 					time.Sleep(time.Minute)
 					c.fails(503)
@@ -681,27 +668,8 @@ func TestParallelFailuresAreOneInARow(t *testing.T) {
 		time.Sleep(time.Second)
 		synctest.Wait()
 		assert.Equal(t, 5, c.exchange.exchanges())
-		assert.LessOrEqual(t, time.Until(c.nextAttempt(keyA)), 1200*time.Millisecond)
+		assert.LessOrEqual(t, time.Until(c.NextAttempt(keyA)), 1200*time.Millisecond)
 	})
-}
-
-func TestOfAFailureThatALaterSuccessOvertookOnlyRetryAfterCounts(t *testing.T) {
-	for retryAfter, wait := range map[time.Duration]time.Duration{0: 0, time.Minute: time.Minute} {
-		t.Run(retryAfter.String(), func(t *testing.T) {
-			inBubble(t, func(t *testing.T, c *cacheUnderTest) {
-				c.exchange.set(time.Second, failureOf(t, 503, retryAfter))
-				go func() { _, _ = c.get(keyA, 0) }()
-				synctest.Wait()
-				c.exchange.set(100*time.Millisecond, nil)
-				c.mustGet(keyA, time.Hour)
-				time.Sleep(900 * time.Millisecond)
-				synctest.Wait()
-				assert.Equal(t, wait, time.Until(c.nextAttempt(keyA)))
-				time.Sleep(wait)
-				c.mustGet(keyA, 0)
-			})
-		})
-	}
 }
 
 func TestAWaitEndsWithAWriteButNotByForgetting(t *testing.T) {
@@ -711,12 +679,12 @@ func TestAWaitEndsWithAWriteButNotByForgetting(t *testing.T) {
 			_, err := c.get(keyA, time.Hour)
 			require.Error(t, err)
 			assert.Equal(t, i+1, c.exchange.exchanges())
-			require.NoError(t, c.forget(t.Context(), keyA))
-			c.endWaits(keyB.Path)
+			require.NoError(t, c.Forget(t.Context(), keyA))
+			c.EndWaits(keyB.Path)
 			_, err = c.get(keyA, time.Hour)
 			require.Error(t, err)
 			assert.Equal(t, i+1, c.exchange.exchanges(), "forgetting a JWT must not let anyone hammer Console")
-			c.endWaits(path)
+			c.EndWaits(path)
 		}
 	})
 }
@@ -725,7 +693,7 @@ func TestForgettingMakesTheNextReadExchange(t *testing.T) {
 	inBubble(t, func(t *testing.T, c *cacheUnderTest) {
 		c.mustGet(keyA, time.Hour)
 		synctest.Wait()
-		require.NoError(t, c.forget(t.Context(), keyA))
+		require.NoError(t, c.Forget(t.Context(), keyA))
 		assert.Nil(t, c.cached(keyA))
 		assert.Empty(t, c.store.holds(keyA.Path))
 		c.restart()
@@ -738,7 +706,7 @@ func TestForgettingIsAnErrorWhileTheStoredCopyRemains(t *testing.T) {
 		c.mustGet(keyA, time.Hour)
 		synctest.Wait()
 		c.store.set(0, errStorage)
-		require.ErrorIs(t, c.forget(t.Context(), keyA), errStorage)
+		require.ErrorIs(t, c.Forget(t.Context(), keyA), errStorage)
 		assert.Equal(t, "jwt-1", c.store.holds(keyA.Path))
 		assert.Nil(t, c.cached(keyA), "not served any more, in any case")
 		c.fails(503)
@@ -746,7 +714,7 @@ func TestForgettingIsAnErrorWhileTheStoredCopyRemains(t *testing.T) {
 		require.Error(t, err, "nor while Console is down")
 
 		c.store.set(0, nil)
-		c.sweep(t.Context())
+		c.Sweep(t.Context())
 		assert.Empty(t, c.store.holds(keyA.Path), "the sweep tries again")
 	})
 }
@@ -756,69 +724,33 @@ func TestWhoWaitsForStorageThatHangsGivesUpWithItsRequest(t *testing.T) {
 		c.mustGet(keyA, time.Hour)
 		synctest.Wait()
 		c.store.set(time.Hour, nil)
-		go func() { _ = c.forget(t.Context(), keyA) }()
+		go func() { _ = c.Forget(t.Context(), keyA) }()
 		synctest.Wait()
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
 		began := time.Now()
-		err := c.forget(ctx, keyA)
+		err := c.Forget(ctx, keyA)
 		require.ErrorIs(t, err, context.DeadlineExceeded)
 		assert.Contains(t, err.Error(), "waiting for an earlier storage call for config")
 		assert.Equal(t, time.Second, time.Since(began))
-		time.Sleep(storeTimeout)
+		time.Sleep(StoreTimeout)
 	})
 }
 
-func TestTheJWTOfAnOlderExchangeIsNeverCached(t *testing.T) {
-	for name, change := range map[string]func(*cacheUnderTest){
-		"forgotten": func(c *cacheUnderTest) { require.NoError(c.t, c.forget(c.t.Context(), keyA)) },
-		"replaced":  func(c *cacheUnderTest) { c.keepOnly(keyA.Path, &tokenKey{Path: keyA.Path, CredentialID: "new"}) },
-		"deleted":   func(c *cacheUnderTest) { c.keepOnly(keyA.Path, nil) },
-	} {
-		t.Run(name, func(t *testing.T) {
-			inBubble(t, func(t *testing.T, c *cacheUnderTest) {
-				c.exchange.set(1500*time.Millisecond, nil)
-				old := c.getLater(keyA, time.Hour)
-				change(c)
-
-				c.exchange.set(time.Second, nil)
-				assert.Equal(t, "jwt-2", c.mustGet(keyA, time.Hour).Bearer, "a later read waited for the older exchange")
-				assert.Equal(t, "jwt-1", (<-old).Bearer, "the one who waited for it gets it")
-				synctest.Wait()
-				assert.Equal(t, "jwt-2", c.mustGet(keyA, time.Hour).Bearer, "the older exchange's JWT was cached")
-				assert.Equal(t, "jwt-2", c.store.holds(keyA.Path), "or stored")
-			})
-		})
-	}
-}
-
-func TestALaterExchangesJWTBoundsTheWaitForAnOlderOne(t *testing.T) {
+func TestTheJWTOfAnOlderExchangeIsNotCachedAfterAForget(t *testing.T) {
 	inBubble(t, func(t *testing.T, c *cacheUnderTest) {
-		begun := time.Now()
-		c.exchange.set(time.Minute, nil)
+		c.exchange.set(1500*time.Millisecond, nil)
 		old := c.getLater(keyA, time.Hour)
-		require.NoError(t, c.forget(t.Context(), keyA))
-		c.exchange.set(time.Second, nil)
-		c.mustGet(keyA, time.Hour)
-		got := <-old
-		assert.Equal(t, "jwt-2", got.Bearer)
-		assert.Empty(t, got.stale)
-		assert.Equal(t, maxReaderWait, time.Since(begun))
-	})
-}
+		require.NoError(t, c.Forget(t.Context(), keyA))
 
-func TestAnExchangeThatNobodyWaitsForEndsWithItsCredential(t *testing.T) {
-	inBubble(t, func(t *testing.T, c *cacheUnderTest) {
-		c.mustGet(keyA, time.Hour)
-		time.Sleep(55 * time.Minute)
-		c.exchange.set(time.Hour, nil)
-		c.mustGet(keyA, time.Hour) // begins a refresh
-		synctest.Wait()
 		begun := time.Now()
-		flight := c.slots[keyA].flight
-		c.keepOnly(keyA.Path, nil)
-		<-flight.done
-		assert.Zero(t, time.Since(begun))
+		c.exchange.set(time.Second, nil)
+		assert.Equal(t, "jwt-2", c.mustGet(keyA, time.Hour).Bearer)
+		assert.Equal(t, 2500*time.Millisecond, time.Since(begun), "one exchange after another")
+		assert.Equal(t, "jwt-1", (<-old).Bearer, "the one who waited for it gets it")
+		synctest.Wait()
+		assert.Equal(t, "jwt-2", c.mustGet(keyA, time.Hour).Bearer, "the older exchange's JWT was cached")
+		assert.Equal(t, "jwt-2", c.store.holds(keyA.Path), "or stored")
 	})
 }
 
@@ -852,10 +784,10 @@ func TestCachedJWTsSurviveARestart(t *testing.T) {
 		c.fails(503)
 		got := c.mustGet(keyA, time.Hour)
 		assert.Equal(t, "jwt-1", got.Bearer)
-		assert.False(t, got.exchanged)
+		assert.False(t, got.Exchanged)
 		time.Sleep(2 * time.Hour)
 		c.restart()
-		assert.NotEmpty(t, c.mustGet(keyA, time.Hour).stale, "the stored one is served like any other")
+		assert.NotEmpty(t, c.mustGet(keyA, time.Hour).Stale, "the stored one is served like any other")
 	})
 }
 
@@ -875,9 +807,9 @@ func TestStorageThatHangsCostsAReaderASecondAndAnExchange(t *testing.T) {
 		c.store.set(time.Hour, nil)
 		ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
 		defer cancel()
-		_, err := c.tokenCache.get(ctx, keyA, time.Hour, c.exchange.exchange)
+		_, err := c.Cache.Get(ctx, keyA, time.Hour, c.exchange.exchange)
 		require.ErrorIs(t, err, context.DeadlineExceeded)
-		_, err = c.state(ctx, keyA, time.Hour)
+		_, err = c.State(ctx, keyA, time.Hour)
 		require.ErrorIs(t, err, context.DeadlineExceeded)
 	})
 }
@@ -886,14 +818,14 @@ func TestReadersAreAnsweredBeforeTheirJWTIsStored(t *testing.T) {
 	inBubble(t, func(t *testing.T, c *cacheUnderTest) {
 		c.mustGet(keyA, time.Hour) // so that nothing is left to load
 		synctest.Wait()
-		require.NoError(t, c.forget(t.Context(), keyA))
-		c.store.set(3*time.Second, nil)
+		require.NoError(t, c.Forget(t.Context(), keyA))
+		c.store.set(2*time.Second, nil)
 		begun := time.Now()
 		c.mustGet(keyA, time.Hour)
 		assert.Equal(t, 100*time.Millisecond, time.Since(begun))
 		c.mustGet(keyA, time.Hour)
 		assert.Equal(t, 100*time.Millisecond, time.Since(begun), "a warm read waited for storage")
-		time.Sleep(3 * time.Second)
+		time.Sleep(4 * time.Second)
 		synctest.Wait()
 		assert.Equal(t, "jwt-2", c.store.holds(keyA.Path))
 	})
@@ -905,41 +837,38 @@ func TestAStreakOfStorageFailuresIsLoggedOnceAndMadeUpFor(t *testing.T) {
 		c.mustGet(keyA, time.Hour)
 		c.mustGet(keyB, time.Hour)
 		synctest.Wait()
-		c.sweep(t.Context())
-		assert.Equal(t, 1, strings.Count(c.logs.String(), "reading a token in Vault's storage failed"), c.logs)
-		assert.Equal(t, 1, strings.Count(c.logs.String(), "storing a token in Vault's storage failed"), c.logs)
+		c.Sweep(t.Context())
+		assert.Equal(t, 1, strings.Count(c.logs.String(), "a token in Vault's storage failed"), c.logs)
 		assert.NotContains(t, c.logs.String(), "jwt-")
 
 		c.store.set(0, nil)
-		c.sweep(t.Context())
+		c.Sweep(t.Context())
 		assert.Equal(t, "jwt-1", c.store.holds(keyA.Path))
 		assert.Equal(t, "jwt-2", c.store.holds(keyB.Path))
 
 		c.store.set(0, errStorage)
-		c.mustGet(keyC, time.Hour)
+		_, _ = c.get(keyC, time.Hour)
 		synctest.Wait()
-		assert.Equal(t, 2, strings.Count(c.logs.String(), "storing a token in Vault's storage failed"), "a new streak")
+		assert.Equal(t, 2, strings.Count(c.logs.String(), "a token in Vault's storage failed"), "a new streak")
 	})
 }
 
-func TestAJWTFromElsewhereStaysInStorageUntilItIsRead(t *testing.T) {
+func TestAJWTFromElsewhereIsServed(t *testing.T) {
 	inBubble(t, func(t *testing.T, c *cacheUnderTest) {
-		verified, err := c.exchange.exchange(t.Context(), nil)
-		require.NoError(t, err)
-		c.put(t.Context(), keyA, verified)
-		assert.Empty(t, c.slots, "memory for a credential that nobody reads")
+		verified := func(key Key) {
+			token, err := c.exchange.exchange(t.Context(), nil)
+			require.NoError(t, err)
+			c.Verified(t.Context(), key, token, true)
+		}
+		verified(keyA)
 		assert.Equal(t, "jwt-1", c.mustGet(keyA, time.Hour).Bearer)
 
-		verified, err = c.exchange.exchange(t.Context(), nil)
-		require.NoError(t, err)
-		c.put(t.Context(), keyA, verified)
+		verified(keyA)
 		assert.Equal(t, "jwt-2", c.mustGet(keyA, time.Hour).Bearer, "a credential that was read already")
 		assert.Equal(t, "jwt-2", c.store.holds(keyA.Path))
 
 		c.store.set(0, errStorage)
-		verified, err = c.exchange.exchange(t.Context(), nil)
-		require.NoError(t, err)
-		c.put(t.Context(), keyB, verified)
+		verified(keyB)
 		assert.Equal(t, "jwt-3", c.mustGet(keyB, time.Hour).Bearer, "storage that fails")
 	})
 }
@@ -949,7 +878,7 @@ func TestARefusalElsewhereDropsTheCachedJWT(t *testing.T) {
 		c.mustGet(keyA, time.Hour)
 		synctest.Wait()
 		failed := failureOf(t, 401, 0)
-		c.refuse(t.Context(), keyA, failed)
+		c.Refuse(t.Context(), keyA, failed)
 		_, err := c.get(keyA, time.Hour)
 		require.ErrorIs(t, err, failed)
 		assert.Empty(t, c.store.holds(keyA.Path))
@@ -966,90 +895,167 @@ func TestSweepReleasesWhatHasExpired(t *testing.T) {
 		require.Error(t, err)
 		synctest.Wait()
 
-		c.sweep(t.Context())
+		c.Sweep(t.Context())
 		assert.Len(t, c.slots, 2, "a JWT that is valid, or a failure, was released")
-		time.Sleep(keepFailure)
+		time.Sleep(time.Hour)
 		assert.Nil(t, c.cached(keyA), "an expired JWT is none")
-		c.sweep(t.Context())
+		time.Sleep(KeepUnread)
+		c.Sweep(t.Context())
 		assert.Empty(t, c.store.holds(keyA.Path))
 		assert.Empty(t, c.slots)
 	})
 }
 
-func TestSweepLeavesWhatIsUnderWay(t *testing.T) {
+func TestEachSweepGoesOnBehindTheOneBefore(t *testing.T) {
 	inBubble(t, func(t *testing.T, c *cacheUnderTest) {
-		c.store.set(500*time.Millisecond, nil)
-		got := c.getLater(keyA, time.Hour) // looks for a stored JWT
-		sweep := func() { c.expire(); c.dropIdle() }
-		sweep()
-		time.Sleep(550 * time.Millisecond) // makes an exchange
-		sweep()
-		assert.Equal(t, "jwt-1", (<-got).Bearer)
+		const paths = 5*MaxSwept/2 + 1
+		for i := range paths {
+			path := fmt.Sprintf("roles/%04d", i)
+			c.store.tokens[path] = &Entry{Key: Key{Path: path}, Token: console.Token{Bearer: "x", ObtainedAt: time.Now(), ExpiresAt: time.Now().Add(time.Hour), Validity: time.Hour}}
+			c.store.current[path] = Key{Path: path}
+		}
+		for sweep := range 3 {
+			c.Sweep(t.Context())
+			assert.Len(t, c.store.settled, (sweep+1)*MaxSwept)
+		}
+		seen := map[string]bool{}
+		for _, path := range c.store.settled {
+			seen[path] = true
+		}
+		assert.Len(t, seen, paths)
+		c.store.set(0, errStorage)
+		c.Sweep(t.Context())
+		assert.Len(t, c.store.settled, 3*MaxSwept)
+	})
+}
+
+var errStorage = errors.New("disk on fire")
+
+// handlerTransport is a transport that calls a handler.
+type handlerTransport struct{ http.Handler }
+
+func (h handlerTransport) RoundTrip(r *http.Request) (*http.Response, error) {
+	w := httptest.NewRecorder()
+	h.ServeHTTP(w, r.Clone(r.Context()))
+	return w.Result(), nil
+}
+
+// syncBuffer collects log lines of several goroutines.
+type syncBuffer struct {
+	mu     sync.Mutex
+	buffer bytes.Buffer
+}
+
+func (b *syncBuffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.buffer.Write(p)
+}
+
+func (b *syncBuffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.buffer.String()
+}
+
+func TestAStoredJWTThatCouldNotBeReadIsLookedForAgain(t *testing.T) {
+	inBubble(t, func(t *testing.T, c *cacheUnderTest) {
+		c.mustGet(keyA, time.Hour)
+		synctest.Wait()
+		c.restart()
+		c.fails(503)
+		c.store.set(0, errStorage)
+		_, err := c.get(keyA, time.Hour)
+		require.Error(t, err)
+		c.store.set(0, nil)
 		assert.Equal(t, "jwt-1", c.mustGet(keyA, time.Hour).Bearer)
-		assert.Equal(t, 1, c.exchange.exchanges())
 	})
 }
 
-func TestSweepKeepsTheWaitOfAnExchangeWithoutReuse(t *testing.T) {
+func TestNoExchangeIsRetriedDuringAWait(t *testing.T) {
 	inBubble(t, func(t *testing.T, c *cacheUnderTest) {
-		c.exchange.set(time.Minute, failureOf(t, 429, time.Minute))
-		go func() { _, _ = c.get(keyA, 0) }()
-		synctest.Wait()
-		c.sweep(t.Context())
-		time.Sleep(time.Minute)
-		synctest.Wait()
-		assert.Equal(t, time.Minute, time.Until(c.nextAttempt(keyA)), "the failure went to a slot that was swept")
+		c.exchange.set(time.Second, nil)
+		first := c.getLater(keyA, 0)
+		retry := c.exchange.retry
+		assert.True(t, retry())
+		c.exchange.set(0, failureOf(t, 429, time.Minute))
+		_, err := c.get(keyA, 0)
+		require.Error(t, err)
+		assert.False(t, retry())
+		<-first
 	})
 }
 
-func TestSweepDropsTheJWTsOfCredentialsThatAreGone(t *testing.T) {
+func TestForgettingDropsTheJWTsOfOtherURLsToo(t *testing.T) {
+	inBubble(t, func(t *testing.T, c *cacheUnderTest) {
+		c.mustGet(keyA, time.Hour)
+		elsewhere := keyA
+		elsewhere.ConsoleURL = "https://elsewhere.example"
+		require.NoError(t, c.Forget(t.Context(), elsewhere))
+		assert.Equal(t, "jwt-2", c.mustGet(keyA, time.Hour).Bearer, "config names the first URL again")
+	})
+}
+
+func TestSweepDeletesTheStoredJWTsOfCredentialsThatAreGone(t *testing.T) {
 	inBubble(t, func(t *testing.T, c *cacheUnderTest) {
 		c.mustGet(keyA, time.Hour)
 		c.mustGet(keyB, time.Hour)
 		synctest.Wait()
 		rotated := keyA
 		rotated.CredentialID = "a2"
-		c.store.current = map[string]tokenKey{keyA.Path: rotated}
-		c.sweep(t.Context())
-		assert.Empty(t, c.slots)
+		c.store.current = map[string]Key{keyA.Path: rotated}
+		c.Sweep(t.Context())
 		assert.Empty(t, c.store.tokens)
 	})
 }
 
-func TestEachSweepGoesOnBehindTheOneBefore(t *testing.T) {
+// blockedWriter is a log that hangs.
+type blockedWriter struct{ release chan struct{} }
+
+func (w blockedWriter) Write(p []byte) (int, error) {
+	<-w.release
+	return len(p), nil
+}
+
+func TestAWarmReadWaitsForNoLog(t *testing.T) {
 	inBubble(t, func(t *testing.T, c *cacheUnderTest) {
-		const paths = 5*maxTidied/2 + 1
-		for i := range paths {
-			path := fmt.Sprintf("roles/%04d", i)
-			c.store.tokens[path] = tokenEntry{Key: tokenKey{Path: path}}
-			c.store.current[path] = tokenKey{Path: path}
-		}
-		for sweep := range 3 {
-			c.sweep(t.Context())
-			assert.Len(t, c.store.tidied, (sweep+1)*maxTidied)
-		}
-		seen := map[string]bool{}
-		for _, path := range c.store.tidied {
-			seen[path] = true
-		}
-		assert.Len(t, seen, paths)
+		c.mustGet(keyA, time.Hour)
+		synctest.Wait()
+		release := make(chan struct{})
+		c.logger = hclog.New(&hclog.LoggerOptions{Output: blockedWriter{release}})
 		c.store.set(0, errStorage)
-		c.sweep(t.Context())
-		assert.Len(t, c.store.tidied, 3*maxTidied)
+		other := c.getLater(keyB, time.Hour)
+		c.mustGet(keyA, time.Hour)
+		close(release)
+		<-other
 	})
 }
 
-func TestWhatIsInMemoryDoesNotPrintItsSecrets(t *testing.T) {
-	t.Parallel()
-	cred := console.Credential{Version: console.V1, APIKey: "canary", Password: "canary", ClientSecret: "canary"}
-	token := console.Token{Bearer: "canary"}
-	for _, value := range []any{
-		configEntry{Credential: cred}, roleEntry{Credential: &cred}, tokenEntry{Token: token},
-		served{Token: token}, resolvedRole{credential: cred}, verification{credential: cred},
-	} {
-		for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%q"} {
-			assert.NotContains(t, fmt.Sprintf(verb, value), "canary", "%T with %s", value, verb)
+func TestAStoredJWTThatIsLateBoundsTheWait(t *testing.T) {
+	inBubble(t, func(t *testing.T, c *cacheUnderTest) {
+		c.mustGet(keyA, time.Minute)
+		synctest.Wait()
+		time.Sleep(2 * time.Minute)
+		c.restart()
+		c.store.set(1500*time.Millisecond, nil)
+		c.exchange.set(time.Minute, nil)
+		begun := time.Now()
+		assert.Equal(t, "jwt-1", c.mustGet(keyA, time.Minute).Bearer)
+		assert.Equal(t, LoadTimeout+MaxReaderWait, time.Since(begun))
+	})
+}
+
+// Not parallel: it counts goroutines, of which other tests have some.
+func TestFewGoroutinesWaitForStorageThatHangs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCacheUnderTest(t)
+		c.store.set(time.Hour, nil)
+		before := runtime.NumGoroutine()
+		for range 100 {
+			time.Sleep(time.Second)
+			c.mustGet(keyA, time.Second)
 		}
-	}
-	assert.NotContains(t, errors.Join(fmt.Errorf("%v", cred)).Error(), "canary")
+		assert.LessOrEqual(t, runtime.NumGoroutine(), before+10)
+		time.Sleep(StoreTimeout)
+	})
 }

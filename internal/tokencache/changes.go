@@ -1,0 +1,56 @@
+package tokencache
+
+import (
+	"context"
+	"time"
+
+	"github.com/snowplow-vault/vault-plugin-secrets-snowplow/internal/console"
+)
+
+// What happens to a credential other than being read.
+
+// Forget drops the JWT under key for good, in memory and in storage, and with it those that the same path's credential
+// got at other URLs: config may name one of these again. The wait after a failure goes on, and an exchange under way
+// is given to those who wait for it only.
+func (c *Cache) Forget(ctx context.Context, key Key) error {
+	c.mu.Lock()
+	c.slot(key)
+	for other, s := range c.slots {
+		if other.Path == key.Path {
+			s.held = &held{known: true}
+		}
+	}
+	c.mu.Unlock()
+	return c.Settle(ctx, key.Path)
+}
+
+// Verified records that an exchange elsewhere has shown that the credential works, and may cache its JWT.
+func (c *Cache) Verified(ctx context.Context, key Key, token console.Token, cache bool) {
+	c.mu.Lock()
+	s := c.slot(key)
+	s.health = health{}
+	if cache {
+		s.held.take(token)
+	}
+	c.mu.Unlock()
+	_ = c.Settle(ctx, key.Path) // the sweep tries again
+}
+
+// Refuse records that Snowplow refused the credential under key in an exchange elsewhere.
+func (c *Cache) Refuse(ctx context.Context, key Key, failure *console.Error) {
+	c.mu.Lock()
+	c.note(c.slot(key), time.Now(), failure)
+	c.mu.Unlock()
+	_ = c.Settle(ctx, key.Path) // the sweep tries again
+}
+
+// EndWaits ends the waits after failures of the credentials stored at path, or of all if path is empty.
+func (c *Cache) EndWaits(path string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for key, s := range c.slots {
+		if path == "" || key.Path == path {
+			s.health.endWait()
+		}
+	}
+}

@@ -1,0 +1,60 @@
+package tokencache
+
+import (
+	"context"
+	"math/rand/v2"
+	"time"
+
+	"github.com/snowplow-vault/vault-plugin-secrets-snowplow/internal/console"
+)
+
+const (
+	// minStaleValidity is how long a cached JWT must still be valid to be served in place of a new one.
+	minStaleValidity = time.Minute
+	// A JWT is not served as fresh in the last fifth of its life, or in the last minute if that is shorter: Vault Agent
+	// reads again at 85 % of a lease, and would get the same JWT with ever shorter leases.
+	lastPart = 5
+
+	// A refresh ahead begins at this share of the time for which a JWT is fresh, drawn anew for each JWT so that
+	// mounts do not refresh in step. The rest must cover one more gap between reads, plus the exchange.
+	earliestRefresh, latestRefresh = 0.75, 0.85
+)
+
+// held is the JWT that is cached, if any. To forget it is to put another held in its place: an exchange under way
+// brings its JWT to the one that it began with, where nobody finds it any more.
+type held struct {
+	token   *console.Token  // nil: none
+	refresh float64         // the share of its fresh time after which it is refreshed
+	known   bool            // storage has nothing to add
+	lookUp  context.Context // ends with the lookup under way in storage; nil: there was none
+}
+
+// take caches a JWT.
+func (h *held) take(token console.Token) {
+	h.token, h.known = &token, true
+	h.refresh = earliestRefresh + rand.Float64()*(latestRefresh-earliestRefresh)
+}
+
+// lastServed returns the age up to which the JWT is long enough from its expiry to be served as fresh.
+func (h *held) lastServed() time.Duration {
+	validity := h.token.Validity
+	return validity - max(console.MinValidity, min(minStaleValidity, validity/lastPart))
+}
+
+// fresh reports whether the JWT may be served to a reader who accepts an age of reuse.
+func (h *held) fresh(now time.Time, reuse time.Duration) bool {
+	return h.token != nil && h.token.Age(now) < reuse && h.token.Age(now) <= h.lastServed()
+}
+
+// due reports whether an exchange should be under way for a reader who accepts an age of reuse: the JWT is not fresh, or
+// is so for a little longer only.
+func (h *held) due(now time.Time, reuse time.Duration) bool {
+	return !h.fresh(now, reuse) || float64(h.token.Age(now)) >= h.refresh*float64(min(reuse, h.lastServed()))
+}
+
+// usable reports whether the JWT may be served in place of a new one.
+func (h *held) usable(now time.Time) bool { return h.validFor(now, minStaleValidity) }
+
+func (h *held) validFor(now time.Time, time time.Duration) bool {
+	return h.token != nil && h.token.Remaining(now) >= time
+}

@@ -1,0 +1,56 @@
+package tokencache
+
+import (
+	"context"
+	"time"
+
+	"github.com/snowplow-vault/vault-plugin-secrets-snowplow/internal/console"
+)
+
+// State is what is known of a credential.
+type State struct {
+	Token     *console.Token // nil: none is cached
+	Failure   *console.Error // the last exchange's; nil: it succeeded, or there was none
+	Usable    bool           // the JWT may be served in place of a new one
+	Stale     bool           // readers get a JWT that is older than they accept
+	NotBefore time.Time      // the next attempt; zero: at the next read
+}
+
+// State looks at what is cached under key.
+func (c *Cache) State(ctx context.Context, key Key, reuse time.Duration) (State, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	s := c.slot(key)
+	if err := c.lookUp(ctx, key, s.held); err != nil {
+		return State{}, err
+	}
+	now := time.Now()
+	fresh, usable := s.held.fresh(now, reuse), s.held.usable(now)
+	slow := s.flight != nil && now.Sub(s.flight.began) >= MaxReaderWait
+	state := State{Failure: s.health.failure, Usable: usable || fresh, Stale: usable && !fresh && (s.health.failing() || slow)}
+	if s.held.validFor(now, 1) {
+		state.Token = s.held.token
+	}
+	if s.health.waiting(now) {
+		state.NotBefore = s.health.notBefore
+	}
+	return state, nil
+}
+
+// NextAttempt returns when the credential under key may be tried again.
+func (c *Cache) NextAttempt(key Key) time.Time {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	now := time.Now()
+	if s := c.slots[key]; s != nil && s.health.waiting(now) {
+		return s.health.notBefore
+	}
+	return now
+}
+
+// Len returns the number of credentials that something is known of.
+func (c *Cache) Len() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return len(c.slots)
+}

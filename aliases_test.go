@@ -1,21 +1,22 @@
 package snowplow
 
-import "github.com/snowplow-vault/vault-plugin-secrets-snowplow/internal/tokencache"
+import (
+	"time"
 
-// For the prototype only: the names that the root's tests knew.
-type (
-	tokenKey   = tokencache.Key
-	tokenEntry = tokencache.Entry
+	"github.com/snowplow-vault/vault-plugin-secrets-snowplow/internal/tokencache"
 )
 
+type tokenKey = tokencache.Key
+type tokenEntry = tokencache.Entry
+
 const (
-	maxReaderWait        = tokencache.MaxReaderWait
-	loadTimeout          = tokencache.LoadTimeout
-	storeTimeout         = tokencache.StoreTimeout
-	keepFailure          = tokencache.KeepUnread
-	maxTidied            = tokencache.MaxSwept
-	maxClockSkew         = tokencache.MaxClockSkew
-	firstBackOff         = tokencache.FirstBackOff
-	maxBackOffWithoutJWT = tokencache.MaxBackOffWithoutJWT
-	backOffJitter        = tokencache.BackOffJitter
+	maxReaderWait        = 2 * time.Second
+	loadTimeout          = time.Second
+	storeTimeout         = 5 * time.Second
+	keepFailure          = 24 * time.Hour
+	maxTidied            = 100
+	maxClockSkew         = time.Minute
+	firstBackOff         = time.Second
+	maxBackOffWithoutJWT = 10 * time.Second
+	backOffJitter        = 0.2
 )

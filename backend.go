@@ -22,6 +22,13 @@ import (
 	"github.com/snowplow-vault/vault-plugin-secrets-snowplow/internal/tokencache"
 )
 
+// Version and Commit say which build this is; the linker sets both (see Makefile). Vault compares Version, to the letter,
+// with what "vault plugin register -version" was given.
+var (
+	Version = "v0.0.0-dev"
+	Commit  = "unknown"
+)
+
 // pluginName is the plugin's name in Vault's catalog and in its User-Agent.
 const pluginName = "vault-plugin-secrets-snowplow"
 
@@ -140,11 +147,8 @@ func (b *backend) HandleExistenceCheck(ctx context.Context, req *logical.Request
 }
 
 func (b *backend) newSettings() *settings {
-	return &settings{newClient: b.newClient, statsOf: b.statsOf, config: newLazy[connection]()}
+	return &settings{newClient: b.newClient, config: newLazy[connection]()}
 }
-
-// reset starts over with empty settings: later requests use nothing that was derived from the old config.
-func (b *backend) reset() { b.current.Swap(b.newSettings()).close() }
 
 // sendEvent publishes what happened at a path on Vault's event bus. It is best effort and does not block: OpenBao has
 // no events, and an event bus that fails or hangs must not fail or delay a request.
@@ -160,9 +164,13 @@ func (b *backend) sendEvent(event, path, role string, more ...string) {
 	}()
 }
 
-// sendWriteEvent publishes a change of config or of a role.
-func (b *backend) sendWriteEvent(event, path, role, operation string) {
-	b.sendEvent(event, path, role, logical.EventMetadataOperation, operation, logical.EventMetadataModified, "true")
+// sendWriteEvent publishes a change of config, or of a role.
+func (b *backend) sendWriteEvent(path, role, operation string) {
+	entry := "config-"
+	if role != "" {
+		entry = "role-"
+	}
+	b.sendEvent(entry+operation, path, role, logical.EventMetadataOperation, operation, logical.EventMetadataModified, "true")
 }
 
 // lockWrites waits for other writes of this mount, as long as ctx lasts.
@@ -173,17 +181,20 @@ func (b *backend) lockWrites(ctx context.Context) (unlock func(), err error) {
 	return func() { b.writes.Release(1) }, nil
 }
 
-// invalidate drops what was loaded of a stored entry that changed on another node. JWTs need nothing: they are local to
-// the cluster, and only its active node serves them.
-func (b *backend) invalidate(_ context.Context, key string) {
-	if role, isRole := strings.CutPrefix(key, roleStoragePrefix); isRole {
+// changed drops what was loaded of a stored entry that changed, and ends the waits that it is about.
+func (b *backend) changed(path string) {
+	if role, isRole := strings.CutPrefix(path, roleStoragePrefix); isRole {
 		b.current.Load().dropRole(role)
-		b.cache.EndWaits(key)
-	} else if key == configStorageKey {
-		b.reset()
+		b.cache.EndWaits(path)
+	} else if path == configStorageKey {
+		b.current.Swap(b.newSettings()).close() // later requests use nothing that was derived from the old config
 		b.cache.EndWaits("")
 	}
 }
+
+// invalidate learns of an entry that changed on another node. JWTs need nothing: they are local to the cluster, and only
+// its active node serves them.
+func (b *backend) invalidate(_ context.Context, key string) { b.changed(key) }
 
 // periodic runs about once a minute.
 func (b *backend) periodic(ctx context.Context, req *logical.Request) error {
@@ -193,20 +204,23 @@ func (b *backend) periodic(ctx context.Context, req *logical.Request) error {
 
 // sweepStats drops the counters of roles that are gone, also where another node has deleted them.
 func (b *backend) sweepStats(ctx context.Context, storage logical.Storage) error {
+	gone := map[any]bool{} // listed before the roles: one that is written meanwhile keeps its counters
+	b.stats.Range(func(name, _ any) bool {
+		gone[name] = name != ""
+		return true
+	})
 	names, err := storage.List(ctx, roleStoragePrefix)
 	if err != nil {
 		return fmt.Errorf("listing roles in storage: %w", err)
 	}
-	exists := map[string]bool{"": true}
 	for _, name := range names {
-		exists[name] = true
+		gone[name] = false
 	}
-	b.stats.Range(func(name, _ any) bool {
-		if !exists[name.(string)] {
+	for name, isGone := range gone {
+		if isGone {
 			b.stats.Delete(name)
 		}
-		return true
-	})
+	}
 	return nil
 }
 

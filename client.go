@@ -32,13 +32,13 @@ func (b *backend) exchangeFor(role *resolvedRole, path string) tokencache.Exchan
 	return func(ctx context.Context, retry func() bool) (console.Token, error) {
 		started := time.Now()
 		token, err := role.connection.client.Exchange(ctx, console.Request{
-			Credential: role.credential,
-			Endpoints:  role.connection.Endpoints,
+			Credential: role.target.credential,
+			Endpoints:  role.target.endpoints,
 			Timeout:    role.connection.RequestTimeout,
 			Retry:      retry,
 		})
 		duration := time.Since(started)
-		role.stats.exchange.exchanged(started, duration, err)
+		b.statsOf(role.name).exchange.exchanged(started, duration, err)
 		var failed *console.Error
 		switch {
 		case errors.As(err, &failed):
@@ -51,30 +51,17 @@ func (b *backend) exchangeFor(role *resolvedRole, path string) tokencache.Exchan
 	}
 }
 
-// verification is what one exchange with the new values of a write depends on.
-type verification struct {
-	credential console.Credential
-	endpoints  console.Endpoints
-	caCert     string
-}
-
-// String keeps the secrets out of whatever a verification is printed into: fmt does not ask an unexported field.
-func (v verification) String() string { return v.credential.String() }
-
-// GoString does for %#v what String does for the other verbs.
-func (v verification) GoString() string { return v.String() }
-
-// verify makes that exchange, within timeout, for a write at path.
-func (b *backend) verify(ctx context.Context, v verification, timeout time.Duration, path string) (console.Token, error) {
-	client, err := b.newClient(ctx, v.caCert)
+// verify makes one exchange within timeout, for a write at path.
+func (b *backend) verify(ctx context.Context, to target, timeout time.Duration, path string) (console.Token, error) {
+	client, err := b.newClient(ctx, to.caCert)
 	if err != nil {
 		return console.Token{}, err
 	}
 	defer client.Close()
 	started := time.Now()
 	token, err := client.Exchange(ctx, console.Request{
-		Credential: v.credential,
-		Endpoints:  v.endpoints,
+		Credential: to.credential,
+		Endpoints:  to.endpoints,
 		Timeout:    timeout,
 		Retry:      func() bool { return true },
 	})
@@ -83,39 +70,19 @@ func (b *backend) verify(ctx context.Context, v verification, timeout time.Durat
 	}
 	b.Logger().Warn("verifying a credential failed", "path", path, "duration", time.Since(started).String(), "error", err)
 	var failed *console.Error
-	isFailure := errors.As(err, &failed)
-	var retryAt time.Time
-	if isFailure {
-		retryAt = time.Now().Add(max(failed.RetryAfter, tokencache.FirstBackOff))
+	if !errors.As(err, &failed) {
+		return console.Token{}, err
 	}
-	err = withRemedy(err, path, v.credential, v.endpoints, retryAt)
-	if isFailure && failed.Transient() {
+	err = withRemedy(err, path, to, time.Now().Add(max(failed.RetryAfter, tokencache.FirstBackOff)))
+	if failed.Transient() {
 		err = fmt.Errorf("%w; to store the new values without this check, add verify_connection=false", err)
 	}
-	return console.Token{}, fmt.Errorf("verifying the connection failed, so nothing was stored: %w", err)
-}
-
-// noteRefusal drops the cached JWT of a stored credential if a verification has shown that Snowplow refuses its key.
-func (b *backend) noteRefusal(ctx context.Context, err error, path string, stored console.Credential, to console.Endpoints, tried verification) {
-	var failed *console.Error
-	if errors.As(err, &failed) && failed.Reason == console.ReasonRefused && to == tried.endpoints && stored.SameKey(tried.credential) {
-		b.cache.Refuse(ctx, keyOf(path, stored, to), failed)
-	}
-}
-
-// warmUp caches the JWT from the verification of a write, nil if there is none, and deletes that of an older
-// credential.
-func (b *backend) warmUp(ctx context.Context, key tokencache.Key, reuse time.Duration, token *console.Token) {
-	if token != nil {
-		b.cache.Verified(ctx, key, *token, reuse > 0)
-		return
-	}
-	_ = b.cache.Settle(ctx, key.Path) // the JWT is already unreachable; the sweep retries
+	return console.Token{}, err
 }
 
 // withRemedy appends what can be done about a failed exchange: by those who may write the credential, which is stored at
 // path, and by those who can only wait until retryAt.
-func withRemedy(err error, path string, cred console.Credential, endpoints console.Endpoints, retryAt time.Time) error {
+func withRemedy(err error, path string, to target, retryAt time.Time) error {
 	var failed *console.Error
 	if !errors.As(err, &failed) {
 		return err
@@ -123,7 +90,7 @@ func withRemedy(err error, path string, cred console.Credential, endpoints conso
 	switch failed.Reason {
 	case console.ReasonRefused:
 		const where = "Console under Settings > Manage organization > API keys"
-		switch cred.Version {
+		switch to.credential.Version {
 		case console.V1:
 			return fmt.Errorf("%w: check that username, password, client_id and client_secret belong together and are complete, and write them with 'vault write %s username=<NAME> password=@<file> client_id=<ID> client_secret=@<file>'", err, path)
 		case console.V2:
@@ -136,7 +103,7 @@ func withRemedy(err error, path string, cred console.Credential, endpoints conso
 		return fmt.Errorf("%w: try again after %s", err, retryAt.Add(time.Second-1).UTC().Format(time.RFC3339))
 	case console.ReasonUnknownOrganization:
 		alsoCheck := ""
-		if u, parseErr := url.Parse(endpoints.ConsoleURL); parseErr == nil && u.Path != "" {
+		if u, parseErr := url.Parse(to.endpoints.ConsoleURL); parseErr == nil && u.Path != "" {
 			alsoCheck = ", and check console_url, which has a path"
 		}
 		return fmt.Errorf("%w: find the right ID on Console's Manage organization page and write it with 'vault write %s organization_id=<UUID>'%s", err, path, alsoCheck)

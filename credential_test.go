@@ -240,7 +240,7 @@ func TestWhatIsInMemoryDoesNotPrintItsSecrets(t *testing.T) {
 	token := console.Token{Bearer: "canary"}
 	for _, value := range []any{
 		configEntry{Credential: cred}, roleEntry{Credential: &cred}, tokenEntry{Token: token},
-		tokencache.Served{Token: token}, resolvedRole{credential: cred}, verification{credential: cred},
+		tokencache.Served{Token: token}, resolvedRole{target: target{credential: cred}}, target{credential: cred},
 	} {
 		for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%q"} {
 			assert.NotContains(t, fmt.Sprintf(verb, value), "canary", "%T with %s", value, verb)

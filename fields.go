@@ -1,6 +1,7 @@
 package snowplow
 
 import (
+	"errors"
 	"fmt"
 	"maps"
 	"math"
@@ -16,6 +17,18 @@ import (
 	"github.com/snowplow-vault/vault-plugin-secrets-snowplow/internal/console"
 	"github.com/snowplow-vault/vault-plugin-secrets-snowplow/internal/redact"
 )
+
+// requestError is an error that the caller can correct: Vault answers it with 400.
+type requestError struct{ error }
+
+func (e *requestError) Unwrap() error { return e.error }
+
+func invalidf(format string, args ...any) error {
+	return &requestError{fmt.Errorf(format, args...)}
+}
+
+// errConfigNotWritten is answered with the command that writes config.
+var errConfigNotWritten = errors.New("the engine is not configured")
 
 // input is the fields of a write. In a patch, null resets a field to its default (RFC 7396); in any other write, it is
 // the same as leaving the field out.
@@ -163,23 +176,6 @@ func mergeCredential(cred *console.Credential, in input, defaultVersion string, 
 		warnings = append(warnings, fmt.Sprintf("credentials_version %s does not use %s: the stored value was deleted", cred.Version, strings.Join(dropped, ", ")))
 	}
 	return warnings, nil
-}
-
-// overtaken is the answer to a write whose entry was deleted while its new values were being verified.
-func overtaken(path string) error {
-	return invalidf("%s was deleted while the new values were being verified, so nothing was stored: write it again if it should exist", path)
-}
-
-// warn answers a write: without content unless there are warnings.
-func warn(warnings []string) *logical.Response {
-	if len(warnings) == 0 {
-		return nil
-	}
-	resp := &logical.Response{}
-	for _, warning := range warnings {
-		resp.AddWarning(warning)
-	}
-	return resp
 }
 
 // credentialSchema returns the fields that config and roles have in common.

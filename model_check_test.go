@@ -1229,9 +1229,6 @@ func (m *model) isCurrent(path string, key tokenKey) bool {
 
 // checkNothingLeft looks again after every JWT has expired.
 func (m *model) checkNothingLeft() {
-	if n := m.mount.backend.cache.Len(); n > 0 {
-		m.violation("slots-left", "%d", n)
-	}
 	for path := range m.tokens {
 		if entry, _ := m.disk.Get(context.Background(), tokenStoragePrefix+path); entry != nil {
 			m.violation("stored-left", "%s", path)

@@ -2,11 +2,8 @@ package snowplow
 
 import (
 	"context"
-	"crypto/rand"
 	"errors"
-	"fmt"
 	"maps"
-	"reflect"
 	"strings"
 	"time"
 
@@ -101,60 +98,8 @@ func (b *backend) configExists(ctx context.Context, req *logical.Request, _ *fra
 	return stored(ctx, req.Storage, configStorageKey)
 }
 
-// writeConfig merges, verifies and stores. The verification happens outside of any lock, so another write may come in
-// between; then it begins again from what that one has stored.
 func (b *backend) writeConfig(ctx context.Context, req *logical.Request, data *framework.FieldData) (*logical.Response, error) {
-	in, err := readInput(req, data)
-	if err != nil {
-		return nil, err
-	}
-	id, existed := rand.Text(), false
-	var verified verification
-	var token *console.Token
-	for {
-		before, err := loadConfig(ctx, req.Storage)
-		if err != nil {
-			return nil, err
-		}
-		switch {
-		case before == nil && existed:
-			return nil, overtaken(configStorageKey)
-		case before == nil && in.patch:
-			return nil, errConfigNotWritten
-		}
-		existed = before != nil
-		entry := newConfigEntry()
-		if before != nil {
-			*entry = *before
-		}
-		warnings, err := entry.apply(in, id)
-		if err != nil {
-			return nil, invalidf("%w", err)
-		}
-		needed := verification{entry.Credential, entry.Endpoints, entry.CACert}
-		if needed != verified {
-			token = nil // it is of what another write has replaced meanwhile
-		}
-		if in.flag("verify_connection") && entry.needsVerification(before) && token == nil {
-			got, err := b.verify(ctx, needed, entry.RequestTimeout, req.MountPoint+req.Path)
-			if err != nil {
-				if before != nil {
-					b.noteRefusal(ctx, err, configStorageKey, before.Credential, before.Endpoints, needed)
-				}
-				return nil, err
-			}
-			verified, token = needed, &got
-		}
-		stored, err := b.storeConfig(ctx, req.Storage, before, entry)
-		if err != nil {
-			return nil, err
-		}
-		if stored {
-			b.sendWriteEvent("config-write", req.Path, "", "write")
-			b.warmUp(ctx, keyOf(configStorageKey, entry.Credential, entry.Endpoints), entry.ReusePeriod, token)
-			return warn(warnings), nil
-		}
-	}
+	return b.write(ctx, req, data, "")
 }
 
 func newConfigEntry() *configEntry {
@@ -163,26 +108,6 @@ func newConfigEntry() *configEntry {
 		RequestTimeout: defaultRequestTimeout,
 		ReusePeriod:    defaultReusePeriod,
 	}
-}
-
-// storeConfig stores entry and puts it into effect, unless the stored config has changed since before was read.
-func (b *backend) storeConfig(ctx context.Context, storage logical.Storage, before, entry *configEntry) (stored bool, err error) {
-	unlock, err := b.lockWrites(ctx)
-	if err != nil {
-		return false, err
-	}
-	defer unlock()
-	now, err := loadConfig(ctx, storage)
-	if err != nil || !reflect.DeepEqual(now, before) {
-		return false, err
-	}
-	// Storage may have stored the entry even if it reports a failure.
-	defer b.reset()
-	if err := store(ctx, storage, configStorageKey, entry); err != nil {
-		return false, err
-	}
-	b.cache.EndWaits("")
-	return true, nil
 }
 
 // apply merges the fields of a request into c and checks the whole. A credential that is changed gets the given ID.
@@ -248,11 +173,6 @@ func (c *configEntry) apply(in input, id string) (warnings []string, err error) 
 	return warnings, nil
 }
 
-// needsVerification reports whether an exchange depends on what has changed since before, which is nil if c is new.
-func (c *configEntry) needsVerification(before *configEntry) bool {
-	return !c.Credential.Empty() && (before == nil || c.Credential != before.Credential || c.Endpoints != before.Endpoints || c.CACert != before.CACert)
-}
-
 func (b *backend) readConfig(ctx context.Context, req *logical.Request, _ *framework.FieldData) (*logical.Response, error) {
 	entry, err := loadConfig(ctx, req.Storage)
 	if err != nil || entry == nil {
@@ -272,21 +192,7 @@ func (b *backend) readConfig(ctx context.Context, req *logical.Request, _ *frame
 }
 
 func (b *backend) deleteConfig(ctx context.Context, req *logical.Request, _ *framework.FieldData) (*logical.Response, error) {
-	unlock, err := b.lockWrites(ctx)
-	if err != nil {
-		return nil, err
-	}
-	// The entry may be gone even if storage reports a failure.
-	err = req.Storage.Delete(ctx, configStorageKey)
-	b.reset()
-	b.cache.EndWaits("")
-	unlock()
-	if err != nil {
-		return nil, fmt.Errorf("deleting config from storage: %w", err)
-	}
-	b.sendWriteEvent("config-delete", req.Path, "", "delete")
-	_ = b.cache.Settle(ctx, configStorageKey)
-	return nil, nil
+	return nil, b.delete(ctx, req, "")
 }
 
 const configHelp = `

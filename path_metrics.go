@@ -143,7 +143,7 @@ func (c collector) collectPath(metrics chan<- prometheus.Metric, role string, co
 	if cached.Token != nil {
 		gauge(metricExpiry, float64(cached.Token.ExpiresAt.Unix()))
 	}
-	current := r.state(cached)
+	current := r.state(cached, counted)
 	for _, state := range states {
 		value := 0.0
 		if state == current {

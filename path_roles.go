@@ -2,11 +2,8 @@ package snowplow
 
 import (
 	"context"
-	"crypto/rand"
-	"errors"
 	"fmt"
 	"maps"
-	"reflect"
 	"strings"
 	"time"
 
@@ -122,98 +119,8 @@ func (b *backend) readRole(ctx context.Context, req *logical.Request, data *fram
 	return &logical.Response{Data: fields}, nil
 }
 
-// writeRole merges, verifies and stores as writeConfig does.
 func (b *backend) writeRole(ctx context.Context, req *logical.Request, data *framework.FieldData) (*logical.Response, error) {
-	in, err := readInput(req, data)
-	if err != nil {
-		return nil, err
-	}
-	name := data.Get("name").(string)
-	path := roleStoragePrefix + name
-	id, existed := rand.Text(), false
-	var verified verification
-	var token *console.Token
-	for {
-		config, err := loadConfig(ctx, req.Storage)
-		if err != nil {
-			return nil, err
-		}
-		before, err := loadRole(ctx, req.Storage, name)
-		if err != nil {
-			return nil, err
-		}
-		switch {
-		case before == nil && existed:
-			return nil, overtaken(path)
-		case before == nil && in.patch:
-			return nil, unknownRole(req.MountPoint, name)
-		}
-		existed = before != nil
-		entry := &roleEntry{}
-		if before != nil {
-			*entry = *before
-		}
-		warnings, err := entry.apply(in, config, id)
-		if errors.Is(err, errConfigNotWritten) {
-			return nil, err
-		}
-		if err != nil {
-			return nil, invalidf("%w", err)
-		}
-		if entry.Credential != nil {
-			needed := verification{entry.credentialFor(config), config.Endpoints, config.CACert}
-			if needed != verified {
-				token = nil // it is of what another write has replaced meanwhile
-			}
-			if in.flag("verify_connection") && entry.needsVerification(before) && token == nil {
-				got, err := b.verify(ctx, needed, config.RequestTimeout, req.MountPoint+req.Path)
-				if err != nil {
-					if before != nil && before.Credential != nil {
-						b.noteRefusal(ctx, err, path, before.credentialFor(config), config.Endpoints, needed)
-					}
-					return nil, err
-				}
-				verified, token = needed, &got
-			}
-		}
-		stored, err := b.storeRole(ctx, req.Storage, name, before, entry, config)
-		if err != nil {
-			return nil, err
-		}
-		if stored {
-			b.sendWriteEvent("role-write", req.Path, name, "write")
-			if entry.Credential != nil {
-				b.warmUp(ctx, keyOf(path, entry.credentialFor(config), config.Endpoints), entry.reusePeriod(config), token)
-			} else {
-				_ = b.cache.Settle(ctx, path)
-			}
-			return warn(warnings), nil
-		}
-	}
-}
-
-// storeRole stores entry and puts it into effect, unless the stored role or config has changed since it was read.
-func (b *backend) storeRole(ctx context.Context, storage logical.Storage, name string, before, entry *roleEntry, config *configEntry) (stored bool, err error) {
-	unlock, err := b.lockWrites(ctx)
-	if err != nil {
-		return false, err
-	}
-	defer unlock()
-	now, err := loadRole(ctx, storage, name)
-	if err != nil || !reflect.DeepEqual(now, before) {
-		return false, err
-	}
-	if nowConfig, err := loadConfig(ctx, storage); err != nil || !reflect.DeepEqual(nowConfig, config) {
-		return false, err
-	}
-	path := roleStoragePrefix + name
-	// Storage may have stored the entry even if it reports a failure.
-	defer func() { b.current.Load().dropRole(name) }()
-	if err := store(ctx, storage, path, entry); err != nil {
-		return false, err
-	}
-	b.cache.EndWaits(path)
-	return true, nil
+	return b.write(ctx, req, data, data.Get("name").(string))
 }
 
 // apply merges the fields of a request into r and checks the whole; config is nil if it is not written. A credential
@@ -261,36 +168,8 @@ func (r *roleEntry) apply(in input, config *configEntry, id string) (warnings []
 	return []string{"the role has no credential of its own: its tokens are those of config's key"}, nil
 }
 
-// needsVerification reports whether r has a credential of its own that is not that of before, which is nil if r is new.
-func (r *roleEntry) needsVerification(before *roleEntry) bool {
-	return r.Credential != nil && (before == nil || before.Credential == nil || *r.Credential != *before.Credential)
-}
-
-func (r *roleEntry) reusePeriod(config *configEntry) time.Duration {
-	if r.ReusePeriod != nil {
-		return *r.ReusePeriod
-	}
-	return config.ReusePeriod
-}
-
 func (b *backend) deleteRole(ctx context.Context, req *logical.Request, data *framework.FieldData) (*logical.Response, error) {
-	name := data.Get("name").(string)
-	path := roleStoragePrefix + name
-	unlock, err := b.lockWrites(ctx)
-	if err != nil {
-		return nil, err
-	}
-	// The entry may be gone even if storage reports a failure.
-	err = req.Storage.Delete(ctx, path)
-	b.current.Load().dropRole(name)
-	b.stats.Delete(name)
-	unlock()
-	if err != nil {
-		return nil, fmt.Errorf("deleting role %q from storage: %w", name, err)
-	}
-	b.sendWriteEvent("role-delete", req.Path, name, "delete")
-	_ = b.cache.Settle(ctx, path)
-	return nil, nil
+	return nil, b.delete(ctx, req, data.Get("name").(string))
 }
 
 const rolesHelp = `

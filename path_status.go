@@ -6,8 +6,6 @@ import (
 
 	"github.com/hashicorp/vault/sdk/framework"
 	"github.com/hashicorp/vault/sdk/logical"
-
-	"github.com/snowplow-vault/vault-plugin-secrets-snowplow/internal/tokencache"
 )
 
 func (b *backend) pathStatus() *framework.Path {
@@ -74,21 +72,22 @@ func (b *backend) readStatus(ctx context.Context, req *logical.Request, data *fr
 	if err != nil {
 		return nil, err
 	}
-	if role.credential.Empty() {
+	if (role.target == target{}) {
 		return nil, role.refusal
 	}
 	cached, err := b.cache.State(ctx, role.key, role.reuse)
 	if err != nil {
 		return nil, err
 	}
-	status := role.stats.readable()
+	counted := b.statsOf(name)
+	status := counted.readable()
 	status["version"] = Version
-	status["credentials_version"] = role.credential.Version
+	status["credentials_version"] = role.target.credential.Version
 	status["credential_source"] = role.source()
-	status["organization_id"] = role.credential.OrganizationID
-	status["api_key_id"] = role.credential.APIKeyID
-	status["console_url"] = role.connection.ConsoleURL
-	status["state"] = role.state(cached)
+	status["organization_id"] = role.target.credential.OrganizationID
+	status["api_key_id"] = role.target.credential.APIKeyID
+	status["console_url"] = role.target.endpoints.ConsoleURL
+	status["state"] = role.state(cached, counted)
 	status["next_attempt_at"] = timestamp(cached.NotBefore)
 	status["token_issued_at"], status["token_expires_at"] = nil, nil
 	if token := cached.Token; token != nil {
@@ -96,34 +95,6 @@ func (b *backend) readStatus(ctx context.Context, req *logical.Request, data *fr
 		status["token_expires_at"] = timestamp(token.ExpiresAt)
 	}
 	return &logical.Response{Data: status}, nil
-}
-
-// What state says, from good to bad.
-const (
-	stateIdle    = "idle"    // nothing read yet
-	stateOK      = "ok"      //
-	stateStale   = "stale"   // Console fails, readers get the cached JWT
-	stateFailing = "failing" // reads fail and may recover by themselves
-	stateRefused = "refused" // someone has to act
-)
-
-var states = []string{stateIdle, stateOK, stateStale, stateFailing, stateRefused}
-
-// state sums up whether reads work.
-func (r *resolvedRole) state(cached tokencache.State) string {
-	failure := cached.Failure
-	switch {
-	case r.refusal != nil, failure != nil && !failure.Transient():
-		return stateRefused
-	case cached.Stale:
-		return stateStale
-	case failure != nil && !cached.Usable:
-		return stateFailing
-	case r.stats.reads.Load() == 0:
-		return stateIdle
-	default:
-		return stateOK
-	}
 }
 
 const statusHelp = `

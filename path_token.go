@@ -94,15 +94,20 @@ func (b *backend) readToken(ctx context.Context, req *logical.Request, data *fra
 	if err != nil {
 		return nil, err
 	}
-	role.stats.reads.Add(1)
+	counted := b.statsOf(role.name)
+	counted.reads.Add(1)
 	if role.refusal != nil {
 		return nil, role.refusal
 	}
 	served, err := b.cache.Get(ctx, role.key, role.reuse, b.exchangeFor(role, req.Path))
 	if err != nil {
-		return nil, withRemedy(err, req.MountPoint+role.key.Path, role.credential, role.connection.Endpoints, b.cache.NextAttempt(role.key))
+		return nil, withRemedy(err, req.MountPoint+role.key.Path, role.target, b.cache.NextAttempt(role.key))
 	}
-	return b.lease(role, served)
+	resp, err := b.lease(role, served)
+	if err == nil {
+		counted.answered(served.Exchanged, served.Stale != "")
+	}
+	return resp, err
 }
 
 // lease gives a JWT to a reader.
@@ -115,13 +120,12 @@ func (b *backend) lease(role *resolvedRole, served tokencache.Served) (*logical.
 	if role.ttl > 0 {
 		ttl = min(ttl, role.ttl)
 	}
-	role.stats.answered(served.Exchanged, served.Stale != "")
 	resp := b.Secret(secretTypeToken).Response(map[string]any{
 		"access_token":    served.Bearer,
 		"token_type":      "Bearer",
 		"expires_at":      timestamp(served.ExpiresAt),
-		"organization_id": role.credential.OrganizationID,
-		"console_url":     role.connection.ConsoleURL,
+		"organization_id": role.target.credential.OrganizationID,
+		"console_url":     role.target.endpoints.ConsoleURL,
 	}, nil)
 	resp.Secret.TTL = ttl
 	if served.Stale != "" {

@@ -2,7 +2,9 @@ package snowplow
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"maps"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -18,11 +20,9 @@ import (
 // the old config is used by mistake; readers who hold the old ones finish with them.
 type settings struct {
 	newClient func(ctx context.Context, caCert string) (*console.Client, error)
-	statsOf   func(role string) *stats
-
-	closed atomic.Bool
-	config *lazy[connection]
-	roles  sync.Map // role name to *lazy[resolvedRole]; empty for reads without a role
+	closed    atomic.Bool
+	config    *lazy[connection]
+	roles     sync.Map // role name to *lazy[resolvedRole]; empty for reads without a role
 }
 
 // connection is config, ready for use.
@@ -35,29 +35,22 @@ type connection struct {
 // resolvedRole is a role merged with config, or config itself: all that a read needs.
 type resolvedRole struct {
 	name       string // empty: config itself
-	credential console.Credential
+	target     target
 	key        tokencache.Key // of the JWTs
 	ttl        time.Duration
 	reuse      time.Duration
 	connection *connection
-	stats      *stats
 	refusal    error // why the credential cannot be used; nil: it can
 }
 
 // String keeps the secrets out of whatever a role is printed into: fmt does not ask an unexported field.
-func (r resolvedRole) String() string { return r.credential.String() }
+func (r resolvedRole) String() string { return r.target.String() }
 
 // GoString does for %#v what String does for the other verbs.
 func (r resolvedRole) GoString() string { return r.String() }
 
 // ownCredential reports whether the credential is the role's own.
 func (r *resolvedRole) ownCredential() bool { return r.key.Path != configStorageKey }
-
-// What credential_source says.
-const (
-	sourceRole   = "role"
-	sourceConfig = "config"
-)
 
 // source returns what credential_source says.
 func (r *resolvedRole) source() string {
@@ -143,45 +136,40 @@ func (s *settings) role(ctx context.Context, req *logical.Request, name string) 
 }
 
 func (s *settings) resolve(ctx context.Context, req *logical.Request, name string) (*resolvedRole, error) {
-	entry := &roleEntry{}
-	path := configStorageKey
+	stored := entries{name: name}
+	var err error
 	if name != "" {
-		stored, err := loadRole(ctx, req.Storage, name)
-		if err != nil {
+		if stored.role, err = loadRole(ctx, req.Storage, name); err != nil {
 			return nil, err
 		}
-		if stored == nil {
+		if stored.role == nil {
 			return nil, unknownRole(req.MountPoint, name)
 		}
-		entry = stored
 	}
 	connection, err := s.connection(ctx, req.Storage)
 	if err != nil {
 		return nil, err
 	}
-	if entry.Credential != nil {
-		path = roleStoragePrefix + name
+	stored.config = &connection.configEntry
+	path, to := stored.path(), stored.target()
+	if (to == target{}) { // the role has no credential of its own
+		path, to = configStorageKey, entries{config: stored.config}.target()
 	}
 	r := &resolvedRole{
 		name:       name,
-		credential: entry.credentialFor(&connection.configEntry),
+		target:     to,
+		key:        to.key(path),
 		ttl:        connection.TTL,
-		reuse:      connection.ReusePeriod,
+		reuse:      stored.reusePeriod(),
 		connection: connection,
-		stats:      s.statsOf(name),
 	}
-	r.key = keyOf(path, r.credential, connection.Endpoints)
-	if entry.TTL != nil {
-		r.ttl = *entry.TTL
+	if stored.role != nil && stored.role.TTL != nil {
+		r.ttl = *stored.role.TTL
 	}
-	if entry.ReusePeriod != nil {
-		r.reuse = *entry.ReusePeriod
-	}
-	if err := r.credential.MayGoTo(connection.Endpoints); err != nil {
-		r.refusal = invalidf("the credential of %s cannot be used: %w", path, err)
-	}
-	if r.credential.Empty() {
+	if (to == target{}) {
 		r.refusal = noCredential(req.MountPoint, name)
+	} else if err := to.credential.MayGoTo(to.endpoints); err != nil {
+		r.refusal = invalidf("the credential of %s cannot be used: %w", path, err)
 	}
 	return r, nil
 }
@@ -197,3 +185,130 @@ func noCredential(mount, role string) error {
 
 // dropRole forgets what was loaded of a role.
 func (s *settings) dropRole(name string) { s.roles.Delete(name) }
+
+// What state says, from good to bad.
+const (
+	stateIdle    = "idle"    // nothing read yet
+	stateOK      = "ok"      //
+	stateStale   = "stale"   // Console fails, readers get the cached JWT
+	stateFailing = "failing" // reads fail and may recover by themselves
+	stateRefused = "refused" // someone has to act
+)
+
+var states = []string{stateIdle, stateOK, stateStale, stateFailing, stateRefused}
+
+// state sums up whether reads work.
+func (r *resolvedRole) state(cached tokencache.State, counted *stats) string {
+	failure := cached.Failure
+	switch {
+	case r.refusal != nil, failure != nil && !failure.Transient():
+		return stateRefused
+	case cached.Stale:
+		return stateStale
+	case failure != nil && !cached.Usable:
+		return stateFailing
+	case counted.reads.Load() == 0:
+		return stateIdle
+	default:
+		return stateOK
+	}
+}
+
+// stats counts what happened on one path, token or token/<role>, since the plugin started.
+type stats struct {
+	reads    atomic.Int64 // of a JWT, successful or not
+	reused   atomic.Int64 // reads answered with a JWT from another read's exchange
+	stale    atomic.Int64 // reads answered with a cached JWT because there was no newer one
+	exchange exchangeStats
+}
+
+// exchangeStats counts the exchanges made for one path's readers.
+type exchangeStats struct {
+	mu sync.Mutex
+	exchangeCounters
+}
+
+// exchangeCounters are the counters of exchangeStats.
+type exchangeCounters struct {
+	count         int64
+	failures      map[console.Reason]int64
+	duration      time.Duration // of all
+	lastAt        time.Time
+	lastDuration  time.Duration
+	lastSuccessAt time.Time
+	lastError     *console.Error
+	lastErrorAt   time.Time
+}
+
+// exchanged notes one exchange that began at start. An error that is no *console.Error is of a reader that gave up, or
+// of a mount that ended.
+func (s *exchangeStats) exchanged(start time.Time, duration time.Duration, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.count++
+	s.duration += duration
+	s.lastAt, s.lastDuration = start, duration
+	var failed *console.Error
+	switch {
+	case errors.As(err, &failed):
+		if s.failures == nil {
+			s.failures = map[console.Reason]int64{}
+		}
+		s.failures[failed.Reason]++
+		s.lastError, s.lastErrorAt = failed, start.Add(duration)
+	case err == nil:
+		s.lastSuccessAt = start.Add(duration)
+	}
+}
+
+// answered notes one read that was given a JWT.
+func (s *stats) answered(exchanged, stale bool) {
+	switch {
+	case stale:
+		s.stale.Add(1)
+	case !exchanged:
+		s.reused.Add(1)
+	}
+}
+
+// readable returns the fields of status that are counted.
+func (s *stats) readable() map[string]any {
+	e := s.exchange.snapshot()
+	var failures int64
+	for _, count := range e.failures {
+		failures += count
+	}
+	lastError := ""
+	if e.lastError != nil {
+		lastError = e.lastError.Error()
+	}
+	return map[string]any{
+		"reads":                     s.reads.Load(),
+		"reused":                    s.reused.Load(),
+		"stale":                     s.stale.Load(),
+		"exchanges":                 e.count,
+		"exchange_failures":         failures,
+		"last_exchange_at":          timestamp(e.lastAt),
+		"last_exchange_duration_ms": e.lastDuration.Milliseconds(),
+		"last_success_at":           timestamp(e.lastSuccessAt),
+		"last_error":                lastError,
+		"last_error_at":             timestamp(e.lastErrorAt),
+	}
+}
+
+// snapshot returns the counters as they are now.
+func (s *exchangeStats) snapshot() exchangeCounters {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	counters := s.exchangeCounters
+	counters.failures = maps.Clone(s.failures)
+	return counters
+}
+
+// timestamp writes a time as answers do: RFC 3339 in UTC, nil for none.
+func timestamp(t time.Time) any {
+	if t.IsZero() {
+		return nil
+	}
+	return t.UTC().Format(time.RFC3339)
+}

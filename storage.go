@@ -21,6 +21,12 @@ const (
 	tokenStoragePrefix = "tokens/" // followed by the key of the entry that holds the JWT's credential
 )
 
+// What credential_source says.
+const (
+	sourceRole   = "role"
+	sourceConfig = "config"
+)
+
 // configEntry is config in storage.
 type configEntry struct {
 	console.Endpoints
@@ -50,9 +56,6 @@ func (r *roleEntry) credentialFor(config *configEntry) console.Credential {
 	}
 	return cred
 }
-
-// errConfigNotWritten is answered with the command that writes config.
-var errConfigNotWritten = errors.New("the engine is not configured")
 
 // unknownRole is the answer to a role that is not stored.
 func unknownRole(mount, name string) error {
@@ -139,19 +142,84 @@ func store(ctx context.Context, storage logical.Storage, key string, entry any) 
 	return nil
 }
 
-// keyOf returns the cache key of a credential's JWT.
-func keyOf(path string, cred console.Credential, to console.Endpoints) tokencache.Key {
+// entries are what storage holds for a write: config, and the role that is written.
+type entries struct {
+	name   string       // of the role; empty: config itself is written
+	config *configEntry // nil: none
+	role   *roleEntry   // nil: none
+}
+
+func loadEntries(ctx context.Context, storage logical.Storage, role string) (entries, error) {
+	config, err := loadConfig(ctx, storage)
+	if err != nil || role == "" {
+		return entries{config: config}, err
+	}
+	entry, err := loadRole(ctx, storage, role)
+	return entries{role, config, entry}, err
+}
+
+// written returns where the entry is stored that is written, and the entry.
+func (e entries) written() (path string, entry any, exists bool) {
+	if e.name == "" {
+		return configStorageKey, e.config, e.config != nil
+	}
+	return roleStoragePrefix + e.name, e.role, e.role != nil
+}
+
+// path returns where the entry is stored that is written.
+func (e entries) path() string {
+	path, _, _ := e.written()
+	return path
+}
+
+// reusePeriod returns for how long readers share a JWT; config must be there.
+func (e entries) reusePeriod() time.Duration {
+	if e.role != nil && e.role.ReusePeriod != nil {
+		return *e.role.ReusePeriod
+	}
+	return e.config.ReusePeriod
+}
+
+// target is what an exchange depends on.
+type target struct {
+	credential console.Credential
+	endpoints  console.Endpoints
+	caCert     string
+}
+
+// String keeps the secrets out of whatever a target is printed into: fmt does not ask an unexported field.
+func (t target) String() string { return t.credential.String() }
+
+// GoString does for %#v what String does for the other verbs.
+func (t target) GoString() string { return t.String() }
+
+// key returns the cache's key of the JWTs; path is where the credential is stored.
+func (t target) key(path string) tokencache.Key {
 	key := tokencache.Key{
 		Path:           path,
-		CredentialID:   cred.ID,
-		Version:        cred.Version,
-		OrganizationID: cred.OrganizationID,
-		ConsoleURL:     to.ConsoleURL,
+		CredentialID:   t.credential.ID,
+		Version:        t.credential.Version,
+		OrganizationID: t.credential.OrganizationID,
+		ConsoleURL:     t.endpoints.ConsoleURL,
 	}
-	if cred.Version == console.V1 {
-		key.AuthURL = to.AuthURL
+	if t.credential.Version == console.V1 {
+		key.AuthURL = t.endpoints.AuthURL
 	}
 	return key
+}
+
+// target returns what an exchange with the credential depends on that is written; zero if there is none.
+func (e entries) target() target {
+	switch {
+	case e.config == nil:
+		return target{}
+	case e.name == "" && !e.config.Credential.Empty():
+		return target{e.config.Credential, e.config.Endpoints, e.config.CACert}
+	case e.role != nil && e.role.Credential != nil:
+		return target{e.role.credentialFor(e.config), e.config.Endpoints, e.config.CACert}
+	default:
+		return target{}
+	}
 }
 
 // storedTokens is the cache's Store in Vault's storage.
@@ -163,22 +231,19 @@ type storedTokens struct {
 
 // Current implements [tokencache.Store].
 func (t storedTokens) Current(ctx context.Context, path string) (*tokencache.Key, error) {
-	config, err := loadConfig(ctx, t.storage)
-	if err != nil || config == nil {
+	role, _ := strings.CutPrefix(path, roleStoragePrefix)
+	if path == configStorageKey {
+		role = ""
+	}
+	stored, err := loadEntries(ctx, t.storage, role)
+	if err != nil {
 		return nil, err
 	}
-	cred := config.Credential
-	if path != configStorageKey {
-		role, err := loadRole(ctx, t.storage, path[len(roleStoragePrefix):])
-		if err != nil || role == nil || role.Credential == nil {
-			return nil, err
-		}
-		cred = role.credentialFor(config)
-	}
-	if cred.Empty() {
+	to := stored.target()
+	if (to == target{}) {
 		return nil, nil
 	}
-	key := keyOf(path, cred, config.Endpoints)
+	key := to.key(path)
 	return &key, nil
 }
 

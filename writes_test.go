@@ -449,7 +449,6 @@ func TestVaultSweepsTheMount(t *testing.T) {
 		_, err := m.backend.HandleRequest(t.Context(), &logical.Request{Operation: logical.RollbackOperation, Storage: m.storage})
 		require.NoError(t, err)
 		assert.Empty(t, m.storedTokens())
-		assert.Zero(t, m.backend.cache.Len())
 	})
 }
 

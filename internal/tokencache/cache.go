@@ -1,5 +1,5 @@
-// Package tokencache shares, refreshes and keeps JWTs, one for each credential. How a read behaves is described in the
-// README; this package knows neither Vault nor HTTP.
+// Package tokencache shares, refreshes, keeps and drops JWTs, one for each credential. docs/reliability.md describes how
+// a read behaves; this package knows neither Vault nor HTTP.
 package tokencache
 
 import (
@@ -15,8 +15,13 @@ import (
 	"github.com/snowplow-vault/vault-plugin-secrets-snowplow/internal/console"
 )
 
-// MaxReaderWait bounds how long a reader waits for an exchange while the cached JWT would do.
-const MaxReaderWait = 2 * time.Second
+const (
+	// maxReaderWait bounds how long a reader waits for an exchange while the cached JWT would do.
+	maxReaderWait = 2 * time.Second
+	// maxFlights is how many shared exchanges of one credential may be under way: the second is for readers who came
+	// after the JWT was forgotten.
+	maxFlights = 2
+)
 
 // Key names what a JWT belongs to: one write of one credential, and the URLs that it was obtained from and is good for.
 // A JWT of an older credential, or of another Console, is under a key that nobody asks for.
@@ -29,8 +34,8 @@ type Key struct {
 	AuthURL        string `json:"auth_url"`
 }
 
-// Exchange makes one exchange; retry says whether another try is wanted. Its errors are a *console.Error, or the
-// context's own.
+// Exchange makes one exchange; retry reports whether a reader still needs it to try again. Its errors are a
+// *console.Error, or the context's own.
 type Exchange func(ctx context.Context, retry func() bool) (console.Token, error)
 
 // Served is the JWT that one reader gets, and where it came from.
@@ -45,37 +50,45 @@ type Cache struct {
 	lifetime context.Context // of exchanges, which outlast the readers that began them
 	store    Store
 	logger   hclog.Logger
-	locks    [64]chan struct{} // serialize storage calls for one path; a reader can give them up, unlike a mutex
+	locks    [64]chan struct{} // serialize storage calls for one path; unlike a mutex, they end with a context
 	seed     maphash.Seed
 
-	mu     sync.Mutex // never held over a call of storage or of Snowplow
-	slots  map[Key]*slot
-	swept  string // the path that the last sweep ended with
-	failed bool   // the last call of storage failed: a streak is logged once
+	mu      sync.Mutex // never held over a call of storage or of Snowplow
+	slots   map[Key]*slot
+	swept   string          // the path that the last sweep ended with
+	failing map[string]bool // kinds of storage call that failed the last time: a streak is logged once
 }
 
 // slot is what is known of one credential. The cache's mutex guards it.
 type slot struct {
-	health health
-	held   *held
-	flight *flight   // the exchange under way that readers share; nil: none
-	used   time.Time // when anybody asked for it
+	health  health
+	held    *held
+	flights int           // shared exchanges under way, also those of an older held
+	changed chan struct{} // closed when there is something new for waiting readers; nil: nobody waits
+	used    time.Time     // when a JWT was last asked for
 }
 
-// flight is an exchange under way.
+// flight is an exchange that readers share.
 type flight struct {
-	into  *held // where its JWT goes
-	began time.Time
-	needy int // readers without a usable JWT that wait for it
+	number     uint64 // of this exchange, in order of beginning
+	began      time.Time
+	withoutJWT int // readers that wait for it and have no usable JWT: retries are worth it
 
-	done  chan struct{} // closed when token and err are set
+	ended bool // token and err are set
 	token console.Token
 	err   error
 }
 
 // New makes a cache whose exchanges end with lifetime.
 func New(lifetime context.Context, store Store, logger hclog.Logger) *Cache {
-	c := &Cache{lifetime: lifetime, store: store, logger: logger, slots: map[Key]*slot{}, seed: maphash.MakeSeed()}
+	c := &Cache{
+		lifetime: lifetime,
+		store:    store,
+		logger:   logger,
+		seed:     maphash.MakeSeed(),
+		slots:    map[Key]*slot{},
+		failing:  map[string]bool{},
+	}
 	for i := range c.locks {
 		c.locks[i] = make(chan struct{}, 1)
 	}
@@ -83,7 +96,8 @@ func New(lifetime context.Context, store Store, logger hclog.Logger) *Cache {
 }
 
 // Get returns a JWT: the cached one while it is younger than reuse, or one from an exchange that all readers who
-// arrive meanwhile share. Its errors are those of Exchange, or the reader's context's.
+// arrive meanwhile share. With a reuse of 0, every call makes its own exchange and nothing is cached. Its errors are
+// those of Exchange, or the reader's context's.
 func (c *Cache) Get(ctx context.Context, key Key, reuse time.Duration, exchange Exchange) (Served, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -91,64 +105,41 @@ func (c *Cache) Get(ctx context.Context, key Key, reuse time.Duration, exchange 
 	if reuse == 0 {
 		return c.getOwn(ctx, key, s, exchange)
 	}
-	if err := c.lookUp(ctx, key, s.held); err != nil {
+	if err := c.lookUp(ctx, key, s); err != nil {
 		return Served{}, err
 	}
-	var led *flight
+	var f *flight
+	var led bool
 	for {
 		now := time.Now()
-		if s.flight == nil && !s.health.waiting(now) && s.held.due(now, reuse) {
-			led = c.begin(key, s, exchange)
+		if f == nil {
+			f, led = c.join(key, s, now, reuse, exchange)
 		}
-		if answered, got, err := s.answer(now, reuse); answered {
+		if got, answered, err := s.answer(f, now, reuse); answered {
+			got.Exchanged = got.Exchanged && led
 			return got, err
 		}
-		f, mine := s.flight, s.flight.into == s.held // else the JWT that it brings was forgotten before this reader came
-		ended, err := c.wait(ctx, s, f)
-		switch {
-		case err != nil:
+		if err := c.wait(ctx, s, f); err != nil {
 			return Served{}, err
-		case ended && mine && f.err == nil:
-			return Served{Token: f.token, Exchanged: f == led}, nil
-		case ended && mine:
-			return s.inPlace(time.Now(), reuse, f.err)
 		}
 	}
-}
-
-// answer returns what a reader gets at once, if that is anything: else it waits for the exchange under way.
-func (s *slot) answer(now time.Time, reuse time.Duration) (answered bool, got Served, err error) {
-	usable := s.held.usable(now)
-	switch {
-	case s.held.fresh(now, reuse):
-		got.Token = *s.held.token
-	case s.flight == nil: // a wait
-		got, err = s.inPlace(now, reuse, s.health.failure)
-	case usable && s.health.failing():
-		got = Served{Token: *s.held.token, Stale: s.health.failure.Error()}
-	case usable && now.Sub(s.flight.began) >= MaxReaderWait:
-		got = Served{Token: *s.held.token, Stale: fmt.Sprintf("Snowplow Console has not answered within %s", MaxReaderWait)}
-	default:
-		return false, Served{}, nil
-	}
-	return true, got, err
 }
 
 // getOwn makes an exchange for one reader only, and gives it up with the reader. Nothing of it is cached, and nothing
 // cached is served.
 func (c *Cache) getOwn(ctx context.Context, key Key, s *slot, exchange Exchange) (Served, error) {
-	began := time.Now()
-	if s.health.waiting(began) {
+	if s.health.waiting(time.Now()) {
 		return Served{}, s.health.failure
 	}
+	number := s.health.begin()
 	own, cancel := context.WithCancel(c.lifetime)
 	defer cancel()
 	defer context.AfterFunc(ctx, cancel)()
 	c.mu.Unlock()
-	token, err := exchange(own, c.retry(s, &flight{needy: 1}))
+	token, err := exchange(own, c.retry(s, &flight{withoutJWT: 1}))
 	c.mu.Lock()
-	if c.note(s, began, err) {
-		go func() { _ = c.Settle(c.lifetime, key.Path) }() // the sweep tries again
+	if s.note(number, err) {
+		go c.settleLater(key.Path)
 	}
 	if ctx.Err() != nil {
 		return Served{}, fmt.Errorf("waiting for a token: %w", ctx.Err())
@@ -167,91 +158,131 @@ func (c *Cache) slot(key Key) *slot {
 	return s
 }
 
+// join returns the exchange that a reader shares, and begins it if it is due. It returns nil while the credential waits
+// after a failure, and while the exchanges of readers who came before a Forget take up all the room.
+func (c *Cache) join(key Key, s *slot, now time.Time, reuse time.Duration, exchange Exchange) (f *flight, led bool) {
+	if s.health.waiting(now) {
+		return nil, false
+	}
+	if s.held.flight == nil && s.flights < maxFlights && s.held.due(now, reuse) {
+		s.held.flight, led = c.begin(key, s, exchange), true
+	}
+	return s.held.flight, led
+}
+
+// answer returns what a reader who joined f gets at once, if that is anything: else the reader waits.
+func (s *slot) answer(f *flight, now time.Time, reuse time.Duration) (got Served, answered bool, err error) {
+	usable := s.held.usable(now)
+	switch {
+	case f != nil && f.ended && f.err == nil:
+		return Served{Token: f.token, Exchanged: true}, true, nil
+	case s.held.fresh(now, reuse):
+		return Served{Token: *s.held.token}, true, nil
+	case f != nil && f.ended:
+		got, err = s.staleIfError(now, f.err)
+		return got, true, err
+	case f == nil && s.health.waiting(now):
+		got, err = s.staleIfError(now, s.health.failure)
+		return got, true, err
+	case usable && s.health.failing():
+		return Served{Token: *s.held.token, Stale: s.health.failure.Error()}, true, nil
+	case usable && (f == nil || now.Sub(f.began) >= maxReaderWait):
+		return Served{Token: *s.held.token, Stale: fmt.Sprintf("Snowplow Console has not answered within %s", maxReaderWait)}, true, nil
+	}
+	return Served{}, false, nil
+}
+
+// staleIfError answers a reader whose exchange failed, or may not begin yet: with the cached JWT if the failure is
+// transient and the JWT will do, else with the error.
+func (s *slot) staleIfError(now time.Time, err error) (Served, error) {
+	var failure *console.Error
+	if errors.As(err, &failure) && failure.Transient() && s.held.usable(now) {
+		return Served{Token: *s.held.token, Stale: failure.Error()}, nil
+	}
+	return Served{}, err
+}
+
 // begin starts the exchange that readers share. It lives as long as the mount, not as the reader.
 func (c *Cache) begin(key Key, s *slot, exchange Exchange) *flight {
-	f := &flight{into: s.held, began: time.Now(), done: make(chan struct{})}
-	s.flight = f
+	f := &flight{number: s.health.begin(), began: time.Now()}
+	into := s.held
+	s.flights++
 	go func() {
 		token, err := exchange(c.lifetime, c.retry(s, f))
 		c.mu.Lock()
-		s.flight = nil
-		changed := c.note(s, f.began, err)
+		s.flights--
+		into.flight = nil
+		f.ended, f.token, f.err = true, token, err
+		changed := s.note(f.number, err)
 		if err == nil {
-			f.into.take(token)
+			into.take(token)
 			changed = true
 		}
-		f.token, f.err = token, err
-		close(f.done)
+		s.wake()
 		c.mu.Unlock()
 		if changed {
-			_ = c.Settle(c.lifetime, key.Path) // the sweep tries again
+			c.settleLater(key.Path)
 		}
 	}()
 	return f
 }
 
-// retry reports whether an exchange may ask once more: while someone needs it, unless one beside it was told to wait.
+// retry reports whether an exchange may try again: while someone needs it, and no exchange beside it has failed.
 func (c *Cache) retry(s *slot, f *flight) func() bool {
 	return func() bool {
 		c.mu.Lock()
 		defer c.mu.Unlock()
-		return f.needy > 0 && !s.health.waiting(time.Now())
+		return f.withoutJWT > 0 && !s.health.waiting(time.Now())
 	}
 }
 
-// wait waits for an exchange, and reports whether it has ended. A reader with a usable JWT waits until MaxReaderWait
-// after its beginning; one without, until storage has one after all. It releases the mutex meanwhile.
-func (c *Cache) wait(ctx context.Context, s *slot, f *flight) (ended bool, err error) {
+// wait waits until there is something new to look at, or the patience of a reader with a usable JWT ends; f is nil if
+// there is no room yet for the exchange that the reader needs. It releases the mutex meanwhile.
+func (c *Cache) wait(ctx context.Context, s *slot, f *flight) error {
 	var patience <-chan time.Time
-	var stored <-chan struct{}
-	if s.held.usable(time.Now()) {
-		patience = time.After(time.Until(f.began.Add(MaxReaderWait)))
-	} else {
-		f.needy++
-		defer func() { f.needy-- }()
-		stored = s.held.lookingUp()
+	switch {
+	case f == nil:
+	case s.held.usable(time.Now()):
+		patience = time.After(time.Until(f.began.Add(maxReaderWait)))
+	default:
+		f.withoutJWT++
+		defer func() { f.withoutJWT-- }()
 	}
+	if s.changed == nil {
+		s.changed = make(chan struct{})
+	}
+	changed := s.changed
 	c.mu.Unlock()
 	defer c.mu.Lock()
 	select {
 	case <-ctx.Done():
-		return false, fmt.Errorf("waiting for a token: %w", ctx.Err())
+		return fmt.Errorf("waiting for a token: %w", ctx.Err())
 	case <-patience:
-		return false, nil
-	case <-stored:
-		return false, nil
-	case <-f.done:
-		return true, nil
+	case <-changed:
+	}
+	return nil
+}
+
+// wake lets waiting readers look again.
+func (s *slot) wake() {
+	if s.changed != nil {
+		close(s.changed)
+		s.changed = nil
 	}
 }
 
 // note records the outcome of an exchange, and reports whether that drops the cached JWT.
-func (c *Cache) note(s *slot, began time.Time, err error) (dropped bool) {
+func (s *slot) note(number uint64, err error) (dropped bool) {
 	now := time.Now()
 	var failure *console.Error
 	switch {
 	case err == nil:
-		s.health.succeeded(now)
+		s.health.succeeded(number)
 	case errors.As(err, &failure): // any other error means that the mount was unloaded or the reader gave up
-		dropped = failure.Reason == console.ReasonRefused
-		if dropped {
+		if dropped = failure.Reason == console.ReasonRefused; dropped {
 			s.held = &held{known: true}
 		}
-		s.health.failed(now, began, failure, s.held.usable(now))
+		s.health.failed(now, number, failure, s.held.usable(now))
 	}
 	return dropped
-}
-
-// inPlace answers a reader whose exchange failed, or may not be made yet: with the cached JWT if the failure is
-// transient and the JWT will do, else with the error.
-func (s *slot) inPlace(now time.Time, reuse time.Duration, err error) (Served, error) {
-	var failure *console.Error
-	switch {
-	case s.held.fresh(now, reuse): // a verification has brought it
-		return Served{Token: *s.held.token}, nil
-	case errors.As(err, &failure) && failure.Transient() && s.held.usable(now):
-		return Served{Token: *s.held.token, Stale: failure.Error()}, nil
-	default:
-		return Served{}, err
-	}
 }

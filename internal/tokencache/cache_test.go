@@ -1,13 +1,9 @@
 package tokencache
 
 import (
-	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"maps"
-	"net/http"
-	"net/http/httptest"
 	"runtime"
 	"slices"
 	"strconv"
@@ -22,234 +18,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/snowplow-vault/vault-plugin-secrets-snowplow/internal/console"
-	"github.com/snowplow-vault/vault-plugin-secrets-snowplow/internal/consoletest"
 )
-
-// fakeExchange is what Snowplow does for the cache: each exchange takes a while and returns another JWT.
-type fakeExchange struct {
-	mu       sync.Mutex
-	count    int
-	takes    time.Duration
-	validity time.Duration
-	err      error
-	retry    func() bool // of the last one
-}
-
-func (f *fakeExchange) exchange(ctx context.Context, retry func() bool) (console.Token, error) {
-	f.mu.Lock()
-	f.count++
-	f.retry = retry
-	count, takes, validity, err := f.count, f.takes, f.validity, f.err
-	f.mu.Unlock()
-	select {
-	case <-ctx.Done():
-		return console.Token{}, fmt.Errorf("exchanging: %w", ctx.Err())
-	case <-time.After(takes):
-	}
-	if err != nil {
-		return console.Token{}, err
-	}
-	now := time.Now()
-	return console.Token{
-		Bearer: fmt.Sprint("jwt-", count), IssuedAt: now, ObtainedAt: now, Validity: validity, ExpiresAt: now.Add(validity),
-	}, nil
-}
-
-// set changes what the exchanges from now on do.
-func (f *fakeExchange) set(takes time.Duration, err error) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.takes, f.err = takes, err
-}
-
-func (f *fakeExchange) exchanges() int {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return f.count
-}
-
-func (f *fakeExchange) retryWanted() bool {
-	f.mu.Lock()
-	retry := f.retry
-	f.mu.Unlock()
-	return retry()
-}
-
-// fakeStore is a Store in memory, which can fail and take its time.
-type fakeStore struct {
-	mu      sync.Mutex
-	tokens  map[string]*Entry // by path
-	current map[string]Key    // of the credentials that are stored, by path
-	err     error
-	takes   time.Duration
-	settled []string
-}
-
-func (f *fakeStore) call(ctx context.Context) error {
-	f.mu.Lock()
-	takes, err := f.takes, f.err
-	f.mu.Unlock()
-	select {
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-time.After(takes):
-		return err
-	}
-}
-
-func (f *fakeStore) set(takes time.Duration, err error) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.takes, f.err = takes, err
-}
-
-// holds returns the JWT that is stored for a path, empty if none is.
-func (f *fakeStore) holds(path string) string {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if f.tokens[path] == nil {
-		return ""
-	}
-	return f.tokens[path].Token.Bearer
-}
-
-func (f *fakeStore) Load(ctx context.Context, path string) (*Entry, error) {
-	if err := f.call(ctx); err != nil {
-		return nil, err
-	}
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return f.tokens[path], nil
-}
-
-func (f *fakeStore) Save(ctx context.Context, path string, entry *Entry) error {
-	if err := f.call(ctx); err != nil {
-		return err
-	}
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if f.tokens[path] = entry; entry == nil {
-		delete(f.tokens, path)
-	}
-	return nil
-}
-
-func (f *fakeStore) Paths(ctx context.Context) ([]string, error) {
-	if err := f.call(ctx); err != nil {
-		return nil, err
-	}
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return slices.Collect(maps.Keys(f.tokens)), nil
-}
-
-func (f *fakeStore) Current(_ context.Context, path string) (*Key, error) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.settled = append(f.settled, path)
-	key, ok := f.current[path]
-	if !ok {
-		return nil, nil
-	}
-	return &key, nil
-}
-
-var (
-	keyA = Key{Path: "config", CredentialID: "a"}
-	keyB = Key{Path: "roles/b", CredentialID: "b"}
-	keyC = Key{Path: "roles/c", CredentialID: "c"}
-)
-
-// cacheUnderTest is a cache, with what Snowplow and Vault's storage do for it.
-type cacheUnderTest struct {
-	*Cache
-	t        *testing.T
-	exchange *fakeExchange
-	store    *fakeStore
-	logs     *syncBuffer
-}
-
-// inBubble runs a test in time of its own, with a cache and an exchange that takes 100 ms for a JWT of 24 hours.
-func inBubble(t *testing.T, test func(t *testing.T, c *cacheUnderTest)) {
-	t.Helper()
-	t.Parallel()
-	synctest.Test(t, func(t *testing.T) { test(t, newCacheUnderTest(t)) })
-}
-
-func newCacheUnderTest(t *testing.T) *cacheUnderTest {
-	c := &cacheUnderTest{
-		t:        t,
-		exchange: &fakeExchange{takes: 100 * time.Millisecond, validity: 24 * time.Hour},
-		store: &fakeStore{
-			tokens:  map[string]*Entry{},
-			current: map[string]Key{keyA.Path: keyA, keyB.Path: keyB},
-		},
-		logs: &syncBuffer{},
-	}
-	c.restart()
-	return c
-}
-
-// restart loses what is in memory.
-func (c *cacheUnderTest) restart() {
-	c.Cache = New(c.t.Context(), c.store, hclog.New(&hclog.LoggerOptions{Output: c.logs}))
-}
-
-func (c *cacheUnderTest) get(key Key, reuse time.Duration) (Served, error) {
-	return c.Cache.Get(c.t.Context(), key, reuse, c.exchange.exchange)
-}
-
-func (c *cacheUnderTest) mustGet(key Key, reuse time.Duration) Served {
-	c.t.Helper()
-	got, err := c.get(key, reuse)
-	require.NoError(c.t, err)
-	return got
-}
-
-// getLater reads in the background; what it got comes from the channel.
-func (c *cacheUnderTest) getLater(key Key, reuse time.Duration) <-chan Served {
-	got := make(chan Served, 1)
-	go func() {
-		defer close(got)
-		answer, err := c.get(key, reuse)
-		assert.NoError(c.t, err)
-		got <- answer
-	}()
-	synctest.Wait()
-	return got
-}
-
-// fails makes exchanges fail at once as a Console does that answers with this status.
-func (c *cacheUnderTest) fails(status int) *console.Error {
-	failed := failureOf(c.t, status, 0)
-	c.exchange.set(0, failed)
-	return failed
-}
-
-// failureOf is the error of an exchange that a Console answered with this status.
-func failureOf(t *testing.T, status int, retryAfter time.Duration) *console.Error {
-	t.Helper()
-	header := http.Header{}
-	if retryAfter > 0 {
-		header.Set("Retry-After", strconv.Itoa(int(retryAfter.Seconds())))
-	}
-	client := console.NewClient(handlerTransport{consoletest.Status(status, "", header)}, "")
-	_, err := client.Exchange(t.Context(), console.Request{
-		Credential: console.Credential{Version: console.V3},
-		Endpoints:  console.Endpoints{ConsoleURL: "http://localhost"},
-		Timeout:    time.Minute,
-	})
-	var failed *console.Error
-	require.ErrorAs(t, err, &failed)
-	return failed
-}
-
-func (c *cacheUnderTest) cached(key Key) *console.Token {
-	c.t.Helper()
-	state, err := c.State(c.t.Context(), key, time.Hour)
-	require.NoError(c.t, err)
-	return state.Token
-}
 
 func TestACachedJWTIsServedForTheReusePeriod(t *testing.T) {
 	inBubble(t, func(t *testing.T, c *cacheUnderTest) {
@@ -733,24 +502,92 @@ func TestWhoWaitsForStorageThatHangsGivesUpWithItsRequest(t *testing.T) {
 		require.ErrorIs(t, err, context.DeadlineExceeded)
 		assert.Contains(t, err.Error(), "waiting for an earlier storage call for config")
 		assert.Equal(t, time.Second, time.Since(began))
-		time.Sleep(StoreTimeout)
+		time.Sleep(storeTimeout)
 	})
 }
 
-func TestTheJWTOfAnOlderExchangeIsNotCachedAfterAForget(t *testing.T) {
+func TestAReaderWhoComesAfterAForgetBeginsItsOwnExchange(t *testing.T) {
 	inBubble(t, func(t *testing.T, c *cacheUnderTest) {
-		c.exchange.set(1500*time.Millisecond, nil)
-		old := c.getLater(keyA, time.Hour)
+		c.exchange.set(time.Hour, nil)
+		first := c.getLater(keyA, time.Hour)
 		require.NoError(t, c.Forget(t.Context(), keyA))
-
 		begun := time.Now()
-		c.exchange.set(time.Second, nil)
-		assert.Equal(t, "jwt-2", c.mustGet(keyA, time.Hour).Bearer)
-		assert.Equal(t, 2500*time.Millisecond, time.Since(begun), "one exchange after another")
-		assert.Equal(t, "jwt-1", (<-old).Bearer, "the one who waited for it gets it")
+		c.exchange.set(time.Minute, nil)
+		second := c.getLater(keyA, time.Hour)
+		require.NoError(t, c.Forget(t.Context(), keyA))
+		third := c.getLater(keyA, time.Hour)
+		assert.Equal(t, 2, c.exchange.exchanges(), "two exchanges at a time")
+
+		assert.Equal(t, "jwt-2", (<-second).Bearer)
+		assert.Equal(t, time.Minute, time.Since(begun), "a reader waited for an exchange from before the forget")
+		assert.Equal(t, "jwt-3", (<-third).Bearer)
+		assert.Equal(t, 2*time.Minute, time.Since(begun))
+		assert.Equal(t, "jwt-3", (<-first).Bearer, "a reader went on waiting")
+		time.Sleep(time.Hour - 2*time.Minute)
 		synctest.Wait()
-		assert.Equal(t, "jwt-2", c.mustGet(keyA, time.Hour).Bearer, "the older exchange's JWT was cached")
-		assert.Equal(t, "jwt-2", c.store.holds(keyA.Path), "or stored")
+		assert.Equal(t, "jwt-3", c.cached(keyA).Bearer, "an older exchange's JWT was cached")
+		assert.Equal(t, "jwt-3", c.store.holds(keyA.Path), "or stored")
+	})
+}
+
+func TestAForgetTakesNothingFromAReaderWhoWaits(t *testing.T) {
+	inBubble(t, func(t *testing.T, c *cacheUnderTest) {
+		reader := c.getLater(keyA, time.Hour)
+		require.NoError(t, c.Forget(t.Context(), keyA))
+		assert.Equal(t, "jwt-1", (<-reader).Bearer)
+		assert.Nil(t, c.cached(keyA))
+	})
+}
+
+func TestAWaitingReaderGetsTheJWTOfAVerification(t *testing.T) {
+	inBubble(t, func(t *testing.T, c *cacheUnderTest) {
+		c.exchange.set(time.Hour, nil)
+		begun := time.Now()
+		reader := c.getLater(keyA, time.Hour)
+		c.exchange.set(time.Second, nil)
+		c.verify(keyA)
+		assert.Equal(t, "jwt-2", (<-reader).Bearer)
+		assert.Equal(t, time.Second, time.Since(begun))
+	})
+}
+
+func TestDuringAWaitReadersGetTheErrorAlsoBesideAnOlderExchange(t *testing.T) {
+	inBubble(t, func(t *testing.T, c *cacheUnderTest) {
+		c.exchange.set(time.Hour, nil)
+		older := c.getLater(keyA, time.Hour)
+		failed := c.fails(503)
+		_, err := c.get(keyA, 0)
+		require.ErrorIs(t, err, failed)
+		begun := time.Now()
+		_, err = c.get(keyA, time.Hour)
+		require.ErrorIs(t, err, failed)
+		assert.Zero(t, time.Since(begun))
+		assert.Equal(t, "jwt-1", (<-older).Bearer, "the reader who waited already goes on")
+	})
+}
+
+func TestAVerificationDoesNotOutliveALaterRefusal(t *testing.T) {
+	inBubble(t, func(t *testing.T, c *cacheUnderTest) {
+		c.mustGet(keyA, time.Minute)
+		time.Sleep(time.Hour)
+		number := c.Verifying(keyA)
+		token, err := c.exchange.exchange(t.Context(), nil)
+		require.NoError(t, err)
+		failed := c.fails(401)
+		_, err = c.get(keyA, time.Minute)
+		require.ErrorIs(t, err, failed)
+		c.Verified(t.Context(), keyA, number, &token)
+		_, err = c.get(keyA, time.Minute)
+		require.ErrorIs(t, err, failed)
+		assert.Empty(t, c.store.holds(keyA.Path))
+
+		time.Sleep(waitAfterRefusal)
+		c.exchange.set(0, nil)
+		c.verify(keyA)
+		state, err := c.State(t.Context(), keyA, time.Hour)
+		require.NoError(t, err)
+		assert.Nil(t, state.Failure, "a verification that began after the refusal ends it")
+		assert.NotNil(t, state.Token)
 	})
 }
 
@@ -819,7 +656,7 @@ func TestReadersAreAnsweredBeforeTheirJWTIsStored(t *testing.T) {
 		c.mustGet(keyA, time.Hour) // so that nothing is left to load
 		synctest.Wait()
 		require.NoError(t, c.Forget(t.Context(), keyA))
-		c.store.set(2*time.Second, nil)
+		c.store.set(time.Second, nil)
 		begun := time.Now()
 		c.mustGet(keyA, time.Hour)
 		assert.Equal(t, 100*time.Millisecond, time.Since(begun))
@@ -855,20 +692,15 @@ func TestAStreakOfStorageFailuresIsLoggedOnceAndMadeUpFor(t *testing.T) {
 
 func TestAJWTFromElsewhereIsServed(t *testing.T) {
 	inBubble(t, func(t *testing.T, c *cacheUnderTest) {
-		verified := func(key Key) {
-			token, err := c.exchange.exchange(t.Context(), nil)
-			require.NoError(t, err)
-			c.Verified(t.Context(), key, token, true)
-		}
-		verified(keyA)
+		c.verify(keyA)
 		assert.Equal(t, "jwt-1", c.mustGet(keyA, time.Hour).Bearer)
 
-		verified(keyA)
+		c.verify(keyA)
 		assert.Equal(t, "jwt-2", c.mustGet(keyA, time.Hour).Bearer, "a credential that was read already")
 		assert.Equal(t, "jwt-2", c.store.holds(keyA.Path))
 
 		c.store.set(0, errStorage)
-		verified(keyB)
+		c.verify(keyB)
 		assert.Equal(t, "jwt-3", c.mustGet(keyB, time.Hour).Bearer, "storage that fails")
 	})
 }
@@ -899,7 +731,7 @@ func TestSweepReleasesWhatHasExpired(t *testing.T) {
 		assert.Len(t, c.slots, 2, "a JWT that is valid, or a failure, was released")
 		time.Sleep(time.Hour)
 		assert.Nil(t, c.cached(keyA), "an expired JWT is none")
-		time.Sleep(KeepUnread)
+		time.Sleep(keepUnread)
 		c.Sweep(t.Context())
 		assert.Empty(t, c.store.holds(keyA.Path))
 		assert.Empty(t, c.slots)
@@ -908,7 +740,7 @@ func TestSweepReleasesWhatHasExpired(t *testing.T) {
 
 func TestEachSweepGoesOnBehindTheOneBefore(t *testing.T) {
 	inBubble(t, func(t *testing.T, c *cacheUnderTest) {
-		const paths = 5*MaxSwept/2 + 1
+		const paths = 5*maxSwept/2 + 1
 		for i := range paths {
 			path := fmt.Sprintf("roles/%04d", i)
 			c.store.tokens[path] = &Entry{Key: Key{Path: path}, Token: console.Token{Bearer: "x", ObtainedAt: time.Now(), ExpiresAt: time.Now().Add(time.Hour), Validity: time.Hour}}
@@ -916,7 +748,7 @@ func TestEachSweepGoesOnBehindTheOneBefore(t *testing.T) {
 		}
 		for sweep := range 3 {
 			c.Sweep(t.Context())
-			assert.Len(t, c.store.settled, (sweep+1)*MaxSwept)
+			assert.Len(t, c.store.settled, (sweep+1)*maxSwept)
 		}
 		seen := map[string]bool{}
 		for _, path := range c.store.settled {
@@ -925,37 +757,8 @@ func TestEachSweepGoesOnBehindTheOneBefore(t *testing.T) {
 		assert.Len(t, seen, paths)
 		c.store.set(0, errStorage)
 		c.Sweep(t.Context())
-		assert.Len(t, c.store.settled, 3*MaxSwept)
+		assert.Len(t, c.store.settled, 3*maxSwept)
 	})
-}
-
-var errStorage = errors.New("disk on fire")
-
-// handlerTransport is a transport that calls a handler.
-type handlerTransport struct{ http.Handler }
-
-func (h handlerTransport) RoundTrip(r *http.Request) (*http.Response, error) {
-	w := httptest.NewRecorder()
-	h.ServeHTTP(w, r.Clone(r.Context()))
-	return w.Result(), nil
-}
-
-// syncBuffer collects log lines of several goroutines.
-type syncBuffer struct {
-	mu     sync.Mutex
-	buffer bytes.Buffer
-}
-
-func (b *syncBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buffer.Write(p)
-}
-
-func (b *syncBuffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buffer.String()
 }
 
 func TestAStoredJWTThatCouldNotBeReadIsLookedForAgain(t *testing.T) {
@@ -993,6 +796,37 @@ func TestForgettingDropsTheJWTsOfOtherURLsToo(t *testing.T) {
 		elsewhere.ConsoleURL = "https://elsewhere.example"
 		require.NoError(t, c.Forget(t.Context(), elsewhere))
 		assert.Equal(t, "jwt-2", c.mustGet(keyA, time.Hour).Bearer, "config names the first URL again")
+	})
+}
+
+func TestWhatIsReplacedOrDeletedLeavesMemoryWithTheWrite(t *testing.T) {
+	inBubble(t, func(t *testing.T, c *cacheUnderTest) {
+		c.mustGet(keyA, time.Hour)
+		c.mustGet(keyB, time.Hour)
+		rotated := keyA
+		rotated.CredentialID = "a2"
+		c.store.current = map[string]Key{keyA.Path: rotated}
+		c.mustGet(rotated, time.Hour)
+		synctest.Wait()
+		require.NoError(t, c.Settle(t.Context(), keyB.Path))
+		assert.Equal(t, []Key{rotated}, slices.Collect(maps.Keys(c.slots)))
+	})
+}
+
+func TestLookingAtTheStateKeepsNothingInMemory(t *testing.T) {
+	inBubble(t, func(t *testing.T, c *cacheUnderTest) {
+		c.mustGet(keyA, time.Hour)
+		synctest.Wait()
+		c.restart()
+		assert.NotNil(t, c.cached(keyA))
+		assert.Empty(t, c.slots)
+		c.mustGet(keyA, time.Hour)
+		for range 24 {
+			time.Sleep(time.Hour)
+			c.cached(keyA)
+		}
+		c.Sweep(t.Context())
+		assert.Empty(t, c.slots)
 	})
 }
 
@@ -1041,7 +875,7 @@ func TestAStoredJWTThatIsLateBoundsTheWait(t *testing.T) {
 		c.exchange.set(time.Minute, nil)
 		begun := time.Now()
 		assert.Equal(t, "jwt-1", c.mustGet(keyA, time.Minute).Bearer)
-		assert.Equal(t, LoadTimeout+MaxReaderWait, time.Since(begun))
+		assert.Equal(t, loadTimeout+maxReaderWait, time.Since(begun))
 	})
 }
 
@@ -1056,6 +890,6 @@ func TestFewGoroutinesWaitForStorageThatHangs(t *testing.T) {
 			c.mustGet(keyA, time.Second)
 		}
 		assert.LessOrEqual(t, runtime.NumGoroutine(), before+10)
-		time.Sleep(StoreTimeout)
+		time.Sleep(storeTimeout)
 	})
 }

@@ -2,7 +2,6 @@ package tokencache
 
 import (
 	"context"
-	"time"
 
 	"github.com/snowplow-vault/vault-plugin-secrets-snowplow/internal/console"
 )
@@ -10,8 +9,8 @@ import (
 // What happens to a credential other than being read.
 
 // Forget drops the JWT under key for good, in memory and in storage, and with it those that the same path's credential
-// got at other URLs: config may name one of these again. The wait after a failure goes on, and an exchange under way
-// is given to those who wait for it only.
+// got at other URLs: config may name one of these again. The wait after a failure goes on, and an exchange under way is
+// given to those who wait for it only. It fails if the stored copy could not be deleted.
 func (c *Cache) Forget(ctx context.Context, key Key) error {
 	c.mu.Lock()
 	c.slot(key)
@@ -24,13 +23,26 @@ func (c *Cache) Forget(ctx context.Context, key Key) error {
 	return c.Settle(ctx, key.Path)
 }
 
-// Verified records that an exchange elsewhere has shown that the credential works, and may cache its JWT.
-func (c *Cache) Verified(ctx context.Context, key Key, token console.Token, cache bool) {
+// Verifying notes that an exchange elsewhere, with the credential under key, begins. Its result goes to Verified.
+func (c *Cache) Verifying(key Key) (number uint64) {
 	c.mu.Lock()
-	s := c.slot(key)
-	s.health = health{}
-	if cache {
-		s.held.take(token)
+	defer c.mu.Unlock()
+	if s := c.slots[key]; s != nil {
+		return s.health.begin()
+	}
+	return 0
+}
+
+// Verified records that the exchange of this number has shown that the credential works, and caches its JWT unless that
+// is nil. It does nothing if Snowplow has refused the key meanwhile.
+func (c *Cache) Verified(ctx context.Context, key Key, number uint64, token *console.Token) {
+	c.mu.Lock()
+	if s := c.slot(key); !s.health.refused(number) {
+		s.health.succeeded(number)
+		if token != nil {
+			s.held.take(*token)
+			s.wake()
+		}
 	}
 	c.mu.Unlock()
 	_ = c.Settle(ctx, key.Path) // the sweep tries again
@@ -39,7 +51,8 @@ func (c *Cache) Verified(ctx context.Context, key Key, token console.Token, cach
 // Refuse records that Snowplow refused the credential under key in an exchange elsewhere.
 func (c *Cache) Refuse(ctx context.Context, key Key, failure *console.Error) {
 	c.mu.Lock()
-	c.note(c.slot(key), time.Now(), failure)
+	s := c.slot(key)
+	s.note(s.health.begin(), failure)
 	c.mu.Unlock()
 	_ = c.Settle(ctx, key.Path) // the sweep tries again
 }

@@ -7,60 +7,71 @@ import (
 	"github.com/snowplow-vault/vault-plugin-secrets-snowplow/internal/console"
 )
 
-// Waits after a failed exchange.
 const (
-	FirstBackOff         = time.Second
-	MaxBackOffWithoutJWT = 10 * time.Second
-	BackOffJitter        = 0.2
+	// FirstBackOff is the wait after the first transient failure in a row.
+	FirstBackOff = time.Second
+
 	maxBackOff           = time.Minute
+	maxBackOffWithoutJWT = 10 * time.Second
+	backOffJitter        = 0.2
 	waitAfterRefusal     = 10 * time.Second
 )
 
-// health is what the last exchanges of a credential came to, and when the next one may begin. It outlasts the JWTs: the
-// wait of a credential is not forgotten with them.
+// health is what the last exchanges of a credential came to, and when the next one may begin. It outlasts the JWTs:
+// forgetting one does not end a wait.
 type health struct {
-	failure   *console.Error // the last exchange's; nil: it succeeded, or there was none
+	failure   *console.Error // the last one; nil: an exchange that began after it has succeeded, or there was none
+	begun     uint64         // exchanges so far; numbers them
+	overlap   uint64         // what begun was at the last failure: exchanges up to it do not tell how things went on
 	row       int            // transient failures in a row
-	counted   time.Time      // when the last of them ended
 	notBefore time.Time      // no exchange until then
+}
+
+// begin numbers an exchange that begins.
+func (h *health) begin() (number uint64) {
+	h.begun++
+	return h.begun
 }
 
 // waiting reports whether no exchange may begin.
 func (h *health) waiting(now time.Time) bool { return now.Before(h.notBefore) }
 
-// failing reports whether the last exchange failed, in a way that may well be over soon.
+// failing reports whether the last exchange failed transiently.
 func (h *health) failing() bool { return h.failure != nil && h.failure.Transient() }
 
-// succeeded notes an exchange that succeeded. During a wait that is one which began before the failure that asked for
-// it, and ends nothing.
-func (h *health) succeeded(now time.Time) {
-	if !h.waiting(now) {
-		*h = health{}
+// refused reports whether Snowplow has refused the key since the exchange of this number began.
+func (h *health) refused(number uint64) bool {
+	return h.failure != nil && h.failure.Reason == console.ReasonRefused && number <= h.overlap
+}
+
+// succeeded notes a success. Of an exchange that began before the last failure, it ends nothing: Snowplow asked for the
+// wait, or refused the key, after that.
+func (h *health) succeeded(number uint64) {
+	if number > h.overlap {
+		*h = health{begun: h.begun}
 	}
 }
 
-// failed notes that an exchange which began at some time has failed. Of failures in parallel, only the first is one
-// more in a row. A wait is never shortened.
-func (h *health) failed(now, began time.Time, failure *console.Error, haveJWT bool) {
+// failed notes a failure. Of parallel failures, only the first is one more in a row, and no wait is ever shortened.
+func (h *health) failed(now time.Time, number uint64, failure *console.Error, haveJWT bool) {
 	wait := waitAfterRefusal
 	if failure.Transient() {
-		if !began.Before(h.counted) {
+		if number > h.overlap || h.row == 0 {
 			h.row++
-			h.counted = now
 		}
-		limit := MaxBackOffWithoutJWT
+		limit := maxBackOffWithoutJWT
 		if haveJWT {
 			limit = maxBackOff
 		}
 		wait = min(limit, FirstBackOff<<min(h.row-1, 6))
-		wait = time.Duration(float64(wait) * (1 - BackOffJitter + 2*BackOffJitter*rand.Float64()))
+		wait = time.Duration(float64(wait) * (1 - backOffJitter + 2*backOffJitter*rand.Float64()))
 	}
-	h.failure = failure
+	h.failure, h.overlap = failure, h.begun
 	if until := now.Add(max(wait, failure.RetryAfter)); until.After(h.notBefore) {
 		h.notBefore = until
 	}
 }
 
-// endWait lets the next exchange begin at once. The failure is kept: readers with a cached JWT do not wait for what
-// may fail again.
+// endWait lets the next exchange begin at once. The failure is kept: readers with a cached JWT do not wait for what may
+// fail again.
 func (h *health) endWait() { h.notBefore = time.Time{} }

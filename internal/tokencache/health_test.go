@@ -5,37 +5,90 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/assert"
+
+	"github.com/snowplow-vault/vault-plugin-secrets-snowplow/internal/console"
 )
 
 func TestHealth(t *testing.T) {
 	t.Parallel()
-	unavailable, limited, refused := failureOf(t, 503, 0), failureOf(t, 429, 5*time.Minute), failureOf(t, 401, 0)
-	at := func(seconds float64) time.Time {
-		return time.Unix(0, 0).Add(time.Duration(seconds * float64(time.Second)))
+	unavailable, limited := failureOf(t, 503, 0), failureOf(t, 429, 5*time.Minute)
+	refused, unknown := failureOf(t, 401, 0), failureOf(t, 404, 0)
+	epoch := time.Unix(0, 0)
+	at := func(seconds float64) time.Time { return epoch.Add(time.Duration(seconds * float64(time.Second))) }
+	// fails ends an exchange at some second, and returns how long no other may begin from there on.
+	fails := func(h *health, seconds float64, number uint64, failure *console.Error, haveJWT bool) float64 {
+		h.failed(at(seconds), number, failure, haveJWT)
+		return h.notBefore.Sub(at(seconds)).Seconds()
 	}
-	wait := func(h health, from float64) float64 { return h.notBefore.Sub(at(from)).Seconds() }
 
-	var h health
-	for i, want := range []float64{1, 2, 4, 8, 16, 32, 60, 60} {
-		h.failed(at(float64(i)*100), at(float64(i)*100-1), unavailable, true)
-		assert.InDelta(t, want, wait(h, float64(i)*100), 0.2*want, "failure %d in a row", i+1)
-	}
-	h.succeeded(at(10000))
-	assert.Equal(t, health{}, h)
+	t.Run("the wait grows with failures in a row, and a success ends the row", func(t *testing.T) {
+		t.Parallel()
+		for haveJWT, waits := range map[bool][]float64{
+			true:  {1, 2, 4, 8, 16, 32, 60, 60},
+			false: {1, 2, 4, 8, 10, 10},
+		} {
+			var h health
+			for i, want := range waits {
+				assert.InDelta(t, want, fails(&h, float64(i)*100, h.begin(), unavailable, haveJWT), 0.2*want)
+			}
+			for _, between := range []*console.Error{refused, unknown} {
+				fails(&h, 2000, h.begin(), between, haveJWT)
+				h.succeeded(h.begin())
+				assert.Equal(t, health{begun: h.begun}, h)
+				assert.InDelta(t, 1, fails(&h, 3000, h.begin(), unavailable, haveJWT), 0.2)
+			}
+		}
+	})
 
-	for range 5 {
-		h.failed(at(1), at(0), unavailable, false)
-	}
-	assert.InDelta(t, 1, wait(h, 1), 0.2, "in parallel they are one")
-	h.failed(at(1.1), at(0), limited, false)
-	assert.InDelta(t, 300, wait(h, 1.1), 0.001)
-	h.failed(at(2), at(0), unavailable, false)
-	h.succeeded(at(3))
-	assert.InDelta(t, 300, wait(h, 1.1), 0.001, "neither a failure nor a success in parallel shortens a wait")
-	h.endWait()
-	assert.False(t, h.waiting(at(4)))
-	assert.True(t, h.failing(), "nobody waits for what may fail again")
-	h.failed(at(5), at(4), refused, false)
-	assert.False(t, h.failing())
-	assert.InDelta(t, 10, wait(h, 5), 0.001)
+	t.Run("of parallel failures, only the first is one more in a row", func(t *testing.T) {
+		t.Parallel()
+		var h health
+		numbers := []uint64{h.begin(), h.begin(), h.begin()}
+		for _, number := range numbers {
+			fails(&h, 1, number, unavailable, false)
+		}
+		assert.InDelta(t, 2, fails(&h, 10, h.begin(), unavailable, false), 0.4)
+	})
+
+	t.Run("nothing parallel shortens a wait", func(t *testing.T) {
+		t.Parallel()
+		var h health
+		first, second, third := h.begin(), h.begin(), h.begin()
+		assert.InDelta(t, 300, fails(&h, 0, first, limited, false), 0)
+		assert.InDelta(t, 299, fails(&h, 1, second, unavailable, false), 0)
+		h.succeeded(third)
+		assert.Equal(t, at(300), h.notBefore)
+		assert.True(t, h.waiting(at(299)))
+		assert.False(t, h.waiting(at(300)))
+	})
+
+	t.Run("a success does not hide a refusal that came after its beginning", func(t *testing.T) {
+		t.Parallel()
+		var h health
+		older, other := h.begin(), h.begin()
+		assert.InDelta(t, 10, fails(&h, 0, other, refused, false), 0)
+		h.succeeded(older) // however much later
+		assert.Equal(t, refused, h.failure)
+		assert.True(t, h.refused(older))
+		assert.False(t, h.refused(h.begin()))
+	})
+
+	t.Run("an older failure does not hide that a newer exchange failed", func(t *testing.T) {
+		t.Parallel()
+		var h health
+		older := h.begin()
+		h.succeeded(h.begin())
+		fails(&h, 0, h.begin(), unavailable, true)
+		fails(&h, 1, older, limited, true)
+		assert.True(t, h.failing())
+	})
+
+	t.Run("a write ends the wait, and keeps the failure", func(t *testing.T) {
+		t.Parallel()
+		var h health
+		fails(&h, 0, h.begin(), unavailable, true)
+		h.endWait()
+		assert.False(t, h.waiting(at(0)))
+		assert.True(t, h.failing())
+	})
 }

@@ -1,7 +1,6 @@
 package tokencache
 
 import (
-	"context"
 	"math/rand/v2"
 	"time"
 
@@ -20,13 +19,14 @@ const (
 	earliestRefresh, latestRefresh = 0.75, 0.85
 )
 
-// held is the JWT that is cached, if any. To forget it is to put another held in its place: an exchange under way
-// brings its JWT to the one that it began with, where nobody finds it any more.
+// held is what is cached of a credential. To forget it is to put another held in its place: an exchange under way brings
+// its JWT to the one that it began with, where nobody finds it.
 type held struct {
-	token   *console.Token  // nil: none
-	refresh float64         // the share of its fresh time after which it is refreshed
-	known   bool            // storage has nothing to add
-	lookUp  context.Context // ends with the lookup under way in storage; nil: there was none
+	token   *console.Token // nil: none
+	refresh float64        // the share of its fresh time after which it is refreshed
+	known   bool           // storage need not be asked for a JWT
+	lookUp  *lookUp        // under way in storage; nil: none
+	flight  *flight        // the exchange that readers share; nil: none
 }
 
 // take caches a JWT.
@@ -35,7 +35,7 @@ func (h *held) take(token console.Token) {
 	h.refresh = earliestRefresh + rand.Float64()*(latestRefresh-earliestRefresh)
 }
 
-// lastServed returns the age up to which the JWT is long enough from its expiry to be served as fresh.
+// lastServed returns the age up to which the JWT is far enough from its expiry to be served as fresh.
 func (h *held) lastServed() time.Duration {
 	validity := h.token.Validity
 	return validity - max(console.MinValidity, min(minStaleValidity, validity/lastPart))
@@ -46,15 +46,20 @@ func (h *held) fresh(now time.Time, reuse time.Duration) bool {
 	return h.token != nil && h.token.Age(now) < reuse && h.token.Age(now) <= h.lastServed()
 }
 
-// due reports whether an exchange should be under way for a reader who accepts an age of reuse: the JWT is not fresh, or
-// is so for a little longer only.
+// due reports whether a reader who accepts an age of reuse needs an exchange: the JWT is not fresh, or will soon not be.
 func (h *held) due(now time.Time, reuse time.Duration) bool {
 	return !h.fresh(now, reuse) || float64(h.token.Age(now)) >= h.refresh*float64(min(reuse, h.lastServed()))
 }
 
 // usable reports whether the JWT may be served in place of a new one.
-func (h *held) usable(now time.Time) bool { return h.validFor(now, minStaleValidity) }
+func (h *held) usable(now time.Time) bool {
+	return h.token != nil && h.token.Remaining(now) >= minStaleValidity
+}
 
-func (h *held) validFor(now time.Time, time time.Duration) bool {
-	return h.token != nil && h.token.Remaining(now) >= time
+// valid returns the JWT unless it has expired; nil: none.
+func (h *held) valid(now time.Time) *console.Token {
+	if h.token == nil || h.token.Remaining(now) <= 0 {
+		return nil
+	}
+	return h.token
 }

@@ -16,20 +16,25 @@ type State struct {
 	NotBefore time.Time      // the next attempt; zero: at the next read
 }
 
-// State looks at what is cached under key.
+// State reports what is cached under key. It keeps nothing in memory that readers have not brought there.
 func (c *Cache) State(ctx context.Context, key Key, reuse time.Duration) (State, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	s := c.slot(key)
-	if err := c.lookUp(ctx, key, s.held); err != nil {
+	s := c.slots[key]
+	if s == nil {
+		s = &slot{held: &held{}}
+	}
+	if err := c.lookUp(ctx, key, s); err != nil {
 		return State{}, err
 	}
 	now := time.Now()
 	fresh, usable := s.held.fresh(now, reuse), s.held.usable(now)
-	slow := s.flight != nil && now.Sub(s.flight.began) >= MaxReaderWait
-	state := State{Failure: s.health.failure, Usable: usable || fresh, Stale: usable && !fresh && (s.health.failing() || slow)}
-	if s.held.validFor(now, 1) {
-		state.Token = s.held.token
+	slow := s.held.flight != nil && now.Sub(s.held.flight.began) >= maxReaderWait
+	state := State{
+		Token:   s.held.valid(now),
+		Failure: s.health.failure,
+		Usable:  usable || fresh,
+		Stale:   usable && !fresh && (s.health.failing() || slow),
 	}
 	if s.health.waiting(now) {
 		state.NotBefore = s.health.notBefore
@@ -46,11 +51,4 @@ func (c *Cache) NextAttempt(key Key) time.Time {
 		return s.health.notBefore
 	}
 	return now
-}
-
-// Len returns the number of credentials that something is known of.
-func (c *Cache) Len() int {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return len(c.slots)
 }

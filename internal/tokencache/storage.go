@@ -12,16 +12,16 @@ import (
 )
 
 const (
-	// LoadTimeout is how long a reader waits for a stored JWT before it asks Snowplow.
-	LoadTimeout = time.Second
-	// StoreTimeout bounds what is done in storage for one path.
-	StoreTimeout = 5 * time.Second
-	// MaxClockSkew is how far in the future a stored JWT may have been obtained: the clock of another node wrote it.
-	MaxClockSkew = time.Minute
-	// MaxSwept is how many paths one sweep compares with what is stored: each costs storage some calls.
-	MaxSwept = 100
-	// KeepUnread is how long what nobody asks for stays in memory.
-	KeepUnread = 24 * time.Hour
+	// loadTimeout is how long a reader waits for a stored JWT before it asks Snowplow.
+	loadTimeout = time.Second
+	// storeTimeout bounds what is done in storage for one path.
+	storeTimeout = 5 * time.Second
+	// maxClockSkew is how far in the future a stored JWT may have been obtained: the clock of another node wrote it.
+	maxClockSkew = time.Minute
+	// maxSwept is how many paths one sweep compares with what is stored: each costs storage some calls.
+	maxSwept = 100
+	// keepUnread is how long what nobody asks for stays in memory.
+	keepUnread = 24 * time.Hour
 )
 
 // Entry is a JWT in storage.
@@ -45,13 +45,21 @@ type Store interface {
 // ErrReadOnly is a Store's refusal on a node that may not write.
 var ErrReadOnly = errors.New("this node may not write to storage")
 
+// same reports whether two entries are of the same JWT.
+func (e *Entry) same(other *Entry) bool {
+	if e == nil || other == nil {
+		return e == other
+	}
+	return e.Key == other.Key && e.Token.Bearer == other.Token.Bearer
+}
+
 // of returns the JWT of an entry if it belongs to key and can be used, else nil.
 func (e *Entry) of(key Key, now time.Time) *console.Token {
 	if e == nil || e.Key != key || e.Token.Bearer == "" {
 		return nil
 	}
 	token := e.Token
-	if token.Remaining(now) <= 0 || !token.ExpiresAt.After(now) || token.ObtainedAt.After(now.Add(MaxClockSkew)) {
+	if token.Remaining(now) <= 0 || !token.ExpiresAt.After(now) || token.ObtainedAt.After(now.Add(maxClockSkew)) {
 		return nil
 	}
 	// The clock of the node that stored it may be ahead of this one's; the JWT does not last longer for that.
@@ -61,58 +69,61 @@ func (e *Entry) of(key Key, now time.Time) *console.Token {
 	return &token
 }
 
-// lookUp looks for a stored JWT, until it is known whether there is one. It releases the mutex meanwhile. Storage that
-// fails or hangs costs a reader an exchange, not the token.
-func (c *Cache) lookUp(ctx context.Context, key Key, h *held) error {
+// lookUp is a look for a stored JWT.
+type lookUp struct {
+	began time.Time
+	done  chan struct{}
+}
+
+// lookUp looks for a stored JWT, until it is known whether there is one. It releases the mutex meanwhile, and gives up
+// after loadTimeout: storage that fails or hangs costs a reader an exchange, not the token.
+func (c *Cache) lookUp(ctx context.Context, key Key, s *slot) error {
+	h := s.held
 	if h.known {
 		return nil
 	}
-	if h.lookingUp() == nil {
-		var done func()
-		var ctx context.Context
-		ctx, done = context.WithTimeout(c.lifetime, StoreTimeout)
-		h.lookUp = ctx
-		go func() {
-			defer done()
-			entry, err := c.store.Load(ctx, key.Path)
-			c.noteStorage("reading", key.Path, err)
-			c.mu.Lock()
-			defer c.mu.Unlock()
-			if err != nil || h.known {
-				return
-			}
-			h.known = true
-			if token := entry.of(key, time.Now()); token != nil {
-				h.take(*token)
-			}
-		}()
+	if h.lookUp == nil {
+		h.lookUp = &lookUp{began: time.Now(), done: make(chan struct{})}
+		go c.load(key, s, h)
 	}
-	ended := h.lookUp.Done()
-	end, _ := h.lookUp.Deadline()
-	patience := time.After(time.Until(end.Add(LoadTimeout - StoreTimeout)))
+	patience := time.After(time.Until(h.lookUp.began.Add(loadTimeout)))
+	done := h.lookUp.done
 	c.mu.Unlock()
 	defer c.mu.Lock()
 	select {
 	case <-ctx.Done():
 		return fmt.Errorf("waiting for a stored token: %w", ctx.Err())
-	case <-ended:
+	case <-done:
 	case <-patience:
 	}
 	return nil
 }
 
-// lookingUp returns what is closed when the lookup under way ends; nil: there is none.
-func (h *held) lookingUp() <-chan struct{} {
-	if h.lookUp == nil || h.lookUp.Err() != nil {
-		return nil
+// load asks storage for a JWT, for as long as it takes: a reader who has given up on it may still wait for an exchange.
+func (c *Cache) load(key Key, s *slot, h *held) {
+	ctx, cancel := context.WithTimeout(c.lifetime, storeTimeout)
+	defer cancel()
+	entry, err := c.store.Load(ctx, key.Path)
+	c.noteStorage("reading", key.Path, err)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	close(h.lookUp.done)
+	h.lookUp = nil
+	if err != nil || h.known {
+		return // after a failure, the next reader looks again
 	}
-	return h.lookUp.Done()
+	h.known = true
+	if token := entry.of(key, time.Now()); token != nil {
+		h.take(*token)
+		s.wake()
+	}
 }
 
-// Settle makes storage hold what memory holds for a path: the JWT of the credential that is stored there. Whoever
-// changes memory calls it afterwards, so the last call sees the last change. Readers never wait for it.
+// Settle makes storage hold what memory holds for a path: the JWT of the credential that is stored there. What either
+// holds of another credential goes. Whoever changes memory calls it afterwards, so the last call sees the last change.
+// Readers never wait for it.
 func (c *Cache) Settle(ctx context.Context, path string) error {
-	ctx, cancel := context.WithTimeout(ctx, StoreTimeout)
+	ctx, cancel := context.WithTimeout(ctx, storeTimeout)
 	defer cancel()
 	lock := c.locks[maphash.String(c.seed, path)%uint64(len(c.locks))]
 	select {
@@ -121,19 +132,19 @@ func (c *Cache) Settle(ctx context.Context, path string) error {
 	case <-ctx.Done():
 		return fmt.Errorf("waiting for an earlier storage call for %s: %w", path, ctx.Err())
 	}
+	inMemory := c.keys(path) // a key that comes meanwhile may be newer than what is read here
+	var stored *Entry
 	current, err := c.store.Current(ctx, path)
+	if err == nil {
+		c.drop(inMemory, current)
+		stored, err = c.store.Load(ctx, path)
+	}
+	c.noteStorage("reading", path, err)
 	if err != nil {
 		return err
 	}
-	stored, err := c.store.Load(ctx, path)
-	if err != nil {
-		return err
-	}
-	var wanted *Entry
-	if current != nil {
-		wanted = c.wanted(*current, stored)
-	}
-	if wanted == stored || wanted != nil && stored != nil && wanted.Key == stored.Key && wanted.Token.Bearer == stored.Token.Bearer {
+	wanted := c.wanted(current, stored)
+	if wanted.same(stored) {
 		return nil
 	}
 	err = c.store.Save(ctx, path, wanted)
@@ -141,16 +152,47 @@ func (c *Cache) Settle(ctx context.Context, path string) error {
 	return err
 }
 
-// wanted returns what storage should hold of a credential: what memory does, or what is stored already.
-func (c *Cache) wanted(key Key, stored *Entry) *Entry {
+// settleLater settles a path beside a read. If storage fails, the sweep tries again.
+func (c *Cache) settleLater(path string) { _ = c.Settle(c.lifetime, path) }
+
+// keys lists what is in memory for a path.
+func (c *Cache) keys(path string) []Key {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	var keys []Key
+	for key := range c.slots {
+		if key.Path == path {
+			keys = append(keys, key)
+		}
+	}
+	return keys
+}
+
+// drop drops these keys from memory, but for the current one. Those who wait for an exchange still get what it brings.
+func (c *Cache) drop(keys []Key, current *Key) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, key := range keys {
+		if current == nil || key != *current {
+			delete(c.slots, key)
+		}
+	}
+}
+
+// wanted returns what storage should hold of the current credential: what memory does, or what is stored already; nil:
+// nothing.
+func (c *Cache) wanted(current *Key, stored *Entry) *Entry {
+	if current == nil {
+		return nil
+	}
 	now := time.Now()
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	s := c.slots[key]
+	s := c.slots[*current]
 	switch {
-	case s != nil && s.held.validFor(now, 1):
-		return &Entry{key, *s.held.token}
-	case s != nil && s.held.known, stored.of(key, now) == nil:
+	case s != nil && s.held.valid(now) != nil:
+		return &Entry{*current, *s.held.token}
+	case s != nil && s.held.known, stored.of(*current, now) == nil:
 		return nil
 	default:
 		return stored
@@ -161,8 +203,8 @@ func (c *Cache) wanted(key Key, stored *Entry) *Entry {
 func (c *Cache) noteStorage(doing, path string, err error) {
 	failed := err != nil && !errors.Is(err, ErrReadOnly) // a node that may not write serves tokens from memory
 	c.mu.Lock()
-	first := failed && !c.failed
-	c.failed = failed
+	first := failed && !c.failing[doing]
+	c.failing[doing] = failed
 	c.mu.Unlock()
 	if first && c.lifetime.Err() == nil {
 		c.logger.Warn(doing+" a token in Vault's storage failed; the next sweep tries again", "path", path, "error", err)
@@ -175,7 +217,7 @@ func (c *Cache) Sweep(ctx context.Context) {
 	paths, err := c.store.Paths(ctx)
 	c.mu.Lock()
 	for key, s := range c.slots {
-		if now.Sub(s.used) >= KeepUnread {
+		if now.Sub(s.used) >= keepUnread {
 			delete(c.slots, key)
 			continue
 		}
@@ -193,7 +235,7 @@ func (c *Cache) Sweep(ctx context.Context) {
 		begin++
 	}
 	paths = slices.Concat(paths[begin:], paths[:begin])
-	for _, path := range paths[:min(len(paths), MaxSwept)] {
+	for _, path := range paths[:min(len(paths), maxSwept)] {
 		_ = c.Settle(ctx, path) // one damaged entry must not keep the others from being looked at
 		if ctx.Err() != nil {
 			return

@@ -24,12 +24,12 @@ func TestWhichStoredJWTsAreUsed(t *testing.T) {
 		"no token":                       func(e *Entry) { e.Token.Bearer = "" },
 		"expired":                        func(e *Entry) { e.Token.ObtainedAt = now.Add(-2 * time.Hour) },
 		"expired by Snowplow's clock":    func(e *Entry) { e.Token.ExpiresAt = now },
-		"obtained too far in the future": func(e *Entry) { e.Token.ObtainedAt = now.Add(MaxClockSkew + time.Second) },
+		"obtained too far in the future": func(e *Entry) { e.Token.ObtainedAt = now.Add(maxClockSkew + time.Second) },
 	} {
 		assert.Nil(t, entry(change).of(keyA, now), name)
 	}
 	assert.Nil(t, (*Entry)(nil).of(keyA, now))
-	got := entry(func(e *Entry) { e.Token.ObtainedAt = now.Add(MaxClockSkew) }).of(keyA, now)
+	got := entry(func(e *Entry) { e.Token.ObtainedAt = now.Add(maxClockSkew) }).of(keyA, now)
 	require.NotNil(t, got, "a little in the future")
 	assert.Equal(t, time.Hour, got.Remaining(now), "it does not last longer for that")
 }

@@ -15,6 +15,7 @@ import (
 
 	"github.com/snowplow-vault/vault-plugin-secrets-snowplow/internal/console"
 	"github.com/snowplow-vault/vault-plugin-secrets-snowplow/internal/consoletest"
+	"github.com/snowplow-vault/vault-plugin-secrets-snowplow/internal/redact"
 	"github.com/snowplow-vault/vault-plugin-secrets-snowplow/internal/tokencache"
 )
 
@@ -236,11 +237,12 @@ func TestARoleRefusedForItsURLSaysWhatToDo(t *testing.T) {
 
 func TestWhatIsInMemoryDoesNotPrintItsSecrets(t *testing.T) {
 	t.Parallel()
-	cred := console.Credential{Version: console.V1, APIKey: "canary", Password: "canary", ClientSecret: "canary"}
-	token := console.Token{Bearer: "canary"}
+	secret := redact.NewSecret("canary")
+	cred := console.Credential{Version: console.V1, APIKey: secret, Password: secret, ClientSecret: secret}
+	token := console.Token{Bearer: secret}
 	for _, value := range []any{
 		configEntry{Credential: cred}, roleEntry{Credential: &cred}, tokenEntry{Token: token},
-		tokencache.Served{Token: token}, resolvedRole{target: target{credential: cred}}, target{credential: cred},
+		tokencache.Served{Token: token}, resolvedRole{target: target{credential: cred}}, entries{config: &configEntry{Credential: cred}},
 	} {
 		for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%q"} {
 			assert.NotContains(t, fmt.Sprintf(verb, value), "canary", "%T with %s", value, verb)

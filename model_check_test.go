@@ -81,8 +81,8 @@ func viewOf(path string, config *configEntry, role *roleEntry) modelView {
 			v.ttl = *role.TTL
 		}
 	}
-	v.credential = modelCredential{at, cred.ID, cred.APIKeyID, config.Credential.OrganizationID, config.ConsoleURL}
-	v.usable = cred.APIKey != "" && cred.WrittenFor == originOf(config.ConsoleURL)
+	v.credential = modelCredential{at, cred.ID, cred.APIKeyID.Reveal(), config.Credential.OrganizationID, config.ConsoleURL}
+	v.usable = !cred.Empty() && cred.WrittenFor == originOf(config.ConsoleURL)
 	return v
 }
 
@@ -194,13 +194,13 @@ func (m *model) idWritten(path, id string) int64 {
 func (m *model) idsOf(e *modelExchange) []string {
 	ids := map[string]bool{}
 	for _, v := range m.configs {
-		if c := v.entry; e.path == configStorageKey && c != nil && c.Credential.APIKeyID == e.key && c.Credential.OrganizationID == e.organization &&
+		if c := v.entry; e.path == configStorageKey && c != nil && c.Credential.APIKeyID.Reveal() == e.key && c.Credential.OrganizationID == e.organization &&
 			c.ConsoleURL == e.url && v.by.began < e.began && (e.write == nil || e.write == v.by) {
 			ids[c.Credential.ID] = true
 		}
 	}
 	for _, v := range m.roles[e.path] {
-		if v.entry != nil && v.entry.Credential != nil && v.entry.Credential.APIKeyID == e.key && v.by.began < e.began && (e.write == nil || e.write == v.by) {
+		if v.entry != nil && v.entry.Credential != nil && v.entry.Credential.APIKeyID.Reveal() == e.key && v.by.began < e.began && (e.write == nil || e.write == v.by) {
 			ids[v.entry.Credential.ID] = true
 		}
 	}
@@ -342,7 +342,7 @@ func (m *model) cachedInStorage(e *modelExchange, load int, from, to modelMoment
 			at = &m.tokens[e.path][i]
 		}
 	}
-	if e.load >= load || at == nil || at.entry == nil || at.began > m.loads[load].began || at.entry.Token.Bearer != e.bearer ||
+	if e.load >= load || at == nil || at.entry == nil || at.began > m.loads[load].began || at.entry.Token.Bearer.Reveal() != e.bearer ||
 		at.entry.Key.CredentialID != e.id || !at.entry.Token.ObtainedAt.Equal(e.endedAt) {
 		return nil, 0
 	}
@@ -977,9 +977,9 @@ func (m *model) checkCanceled(e *modelExchange) {
 // checkBound holds the place that a key went to against the one that it was written for.
 func (m *model) checkBound(e *modelExchange) {
 	bound := slices.ContainsFunc(m.configs, func(v modelVersion[configEntry]) bool {
-		return e.path == configStorageKey && v.entry != nil && v.entry.Credential.APIKeyID == e.key && v.entry.Credential.WrittenFor == originOf(e.url)
+		return e.path == configStorageKey && v.entry != nil && v.entry.Credential.APIKeyID.Reveal() == e.key && v.entry.Credential.WrittenFor == originOf(e.url)
 	}) || slices.ContainsFunc(m.roles[e.path], func(v modelVersion[roleEntry]) bool {
-		return v.entry != nil && v.entry.Credential != nil && v.entry.Credential.APIKeyID == e.key && v.entry.Credential.WrittenFor == originOf(e.url)
+		return v.entry != nil && v.entry.Credential != nil && v.entry.Credential.APIKeyID.Reveal() == e.key && v.entry.Credential.WrittenFor == originOf(e.url)
 	})
 	if !bound {
 		m.violation("key-sent-elsewhere", "%s, to %s", e, e.url)
@@ -992,13 +992,13 @@ func fieldsOf(config *configEntry, role *roleEntry) map[string]any {
 	if config != nil {
 		c := config.Credential
 		maps.Copy(fields, map[string]any{
-			"api_key_id": c.APIKeyID, "api_key": c.APIKey, "organization_id": c.OrganizationID, "id": c.ID, "written_for": c.WrittenFor,
+			"api_key_id": c.APIKeyID.Reveal(), "api_key": c.APIKey.Reveal(), "organization_id": c.OrganizationID, "id": c.ID, "written_for": c.WrittenFor,
 			"console_url": config.ConsoleURL, "ttl": int(config.TTL.Seconds()), "reuse_period": int(config.ReusePeriod.Seconds()), "request_timeout": int(config.RequestTimeout.Seconds()),
 		})
 	}
 	if role != nil {
 		if c := role.Credential; c != nil {
-			maps.Copy(fields, map[string]any{"api_key_id": c.APIKeyID, "api_key": c.APIKey, "organization_id": c.OrganizationID, "id": c.ID, "written_for": c.WrittenFor})
+			maps.Copy(fields, map[string]any{"api_key_id": c.APIKeyID.Reveal(), "api_key": c.APIKey.Reveal(), "organization_id": c.OrganizationID, "id": c.ID, "written_for": c.WrittenFor})
 		}
 		if role.TTL != nil {
 			fields["ttl"] = int(role.TTL.Seconds())
@@ -1113,7 +1113,7 @@ func (m *model) checkStored() {
 			if v.entry == nil || v.by != nil {
 				continue
 			}
-			e := m.issued[v.entry.Token.Bearer]
+			e := m.issued[v.entry.Token.Bearer.Reveal()]
 			key := v.entry.Key
 			switch {
 			case e == nil || e.path != path || key.Path != path || key.OrganizationID != e.organization || key.ConsoleURL != e.url || m.idWritten(path, key.CredentialID) >= e.began:

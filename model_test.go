@@ -26,6 +26,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/snowplow-vault/vault-plugin-secrets-snowplow/internal/console"
+	"github.com/snowplow-vault/vault-plugin-secrets-snowplow/internal/redact"
 )
 
 // modelOp is one step of a schedule.
@@ -305,7 +306,7 @@ func (m *model) run(r *modelRun, b *backend, storage logical.Storage) (*logical.
 		if cred == nil || cred.Empty() {
 			return nil, errors.New("nothing to replicate")
 		}
-		cred.APIKeyID, cred.APIKey, cred.ID = r.key, modelAPIKey(r.path, r.key), fmt.Sprint("replicated-", r.began)
+		cred.APIKeyID, cred.APIKey, cred.ID = redact.NewSecret(r.key), redact.NewSecret(modelAPIKey(r.path, r.key)), fmt.Sprint("replicated-", r.began)
 		var entry any = role
 		if r.path == configStorageKey {
 			entry = config
@@ -329,7 +330,7 @@ func (m *model) run(r *modelRun, b *backend, storage logical.Storage) (*logical.
 		m.rewriteToken(ctx, r.path, func(*tokenEntry) any { return "damaged" })
 	case "future": // a stored JWT from a node whose clock is ahead
 		m.rewriteToken(ctx, r.path, func(e *tokenEntry) any {
-			by := m.issued[e.Token.Bearer]
+			by := m.issued[e.Token.Bearer.Reveal()]
 			if by == nil || by.write != nil || by.ahead > 0 {
 				return e
 			}

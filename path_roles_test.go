@@ -9,6 +9,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/snowplow-vault/vault-plugin-secrets-snowplow/internal/consoletest"
+	"github.com/snowplow-vault/vault-plugin-secrets-snowplow/internal/redact"
 )
 
 // scopedKey adds a key to the Console, and gives the fields that write it to a role.
@@ -204,7 +205,7 @@ func TestRotationOfARoleWhileAnExchangeOfItsOldKeyIsUnderWay(t *testing.T) {
 			entry, err := loadRole(m.t.Context(), m.storage, "analytics")
 			require.NoError(m.t, err)
 			entry.Credential.ID = "replicated"
-			entry.Credential.APIKeyID, entry.Credential.APIKey = "new", scopedKey(c, "new")["api_key"].(string)
+			entry.Credential.APIKeyID, entry.Credential.APIKey = redact.NewSecret("new"), redact.NewSecret(scopedKey(c, "new")["api_key"].(string))
 			require.NoError(m.t, store(m.t.Context(), m.storage, "roles/analytics", entry))
 			m.backend.InvalidateKey(m.t.Context(), "roles/analytics")
 		},

@@ -85,7 +85,7 @@ func (b *backend) readStatus(ctx context.Context, req *logical.Request, data *fr
 	status["credentials_version"] = role.target.credential.Version
 	status["credential_source"] = role.source()
 	status["organization_id"] = role.target.credential.OrganizationID
-	status["api_key_id"] = role.target.credential.APIKeyID
+	status["api_key_id"] = role.target.credential.APIKeyID.Reveal()
 	status["console_url"] = role.target.endpoints.ConsoleURL
 	status["state"] = role.state(cached, counted)
 	status["next_attempt_at"] = timestamp(cached.NotBefore)

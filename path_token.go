@@ -121,7 +121,7 @@ func (b *backend) lease(role *resolvedRole, served tokencache.Served) (*logical.
 		ttl = min(ttl, role.ttl)
 	}
 	resp := b.Secret(secretTypeToken).Response(map[string]any{
-		"access_token":    served.Bearer,
+		"access_token":    served.Bearer.Reveal(),
 		"token_type":      "Bearer",
 		"expires_at":      timestamp(served.ExpiresAt),
 		"organization_id": role.target.credential.OrganizationID,

@@ -43,12 +43,6 @@ type resolvedRole struct {
 	refusal    error // why the credential cannot be used; nil: it can
 }
 
-// String keeps the secrets out of whatever a role is printed into: fmt does not ask an unexported field.
-func (r resolvedRole) String() string { return r.target.String() }
-
-// GoString does for %#v what String does for the other verbs.
-func (r resolvedRole) GoString() string { return r.String() }
-
 // ownCredential reports whether the credential is the role's own.
 func (r *resolvedRole) ownCredential() bool { return r.key.Path != configStorageKey }
 

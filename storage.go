@@ -187,12 +187,6 @@ type target struct {
 	caCert     string
 }
 
-// String keeps the secrets out of whatever a target is printed into: fmt does not ask an unexported field.
-func (t target) String() string { return t.credential.String() }
-
-// GoString does for %#v what String does for the other verbs.
-func (t target) GoString() string { return t.String() }
-
 // key returns the cache's key of the JWTs; path is where the credential is stored.
 func (t target) key(path string) tokencache.Key {
 	key := tokencache.Key{

@@ -15,6 +15,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/snowplow-vault/vault-plugin-secrets-snowplow/internal/consoletest"
+	"github.com/snowplow-vault/vault-plugin-secrets-snowplow/internal/redact"
 )
 
 // storedKeys lists what is in storage below tokens/.
@@ -191,7 +192,7 @@ func TestJWTsWithoutAnOwnerAreSwept(t *testing.T) {
 		"key replaced on another node": {func(m *mount) {
 			entry, err := loadRole(m.t.Context(), m.storage, "team")
 			require.NoError(m.t, err)
-			entry.Credential.ID, entry.Credential.APIKey = "another", "another"
+			entry.Credential.ID, entry.Credential.APIKey = "another", redact.NewSecret("another")
 			require.NoError(m.t, store(m.t.Context(), m.storage, "roles/team", entry))
 			m.backend.InvalidateKey(m.t.Context(), "roles/team")
 		}, []string{"tokens/config"}},

@@ -119,7 +119,7 @@ func (e *exchange) accept(bearer string, expiresIn json.RawMessage, date string,
 	if issuedAt.IsZero() {
 		issuedAt = started.UTC()
 	}
-	return Token{Bearer: bearer, IssuedAt: issuedAt, ExpiresAt: expiresAt, Validity: validity, ObtainedAt: now}, nil
+	return Token{Bearer: redact.NewSecret(bearer), IssuedAt: issuedAt, ExpiresAt: expiresAt, Validity: validity, ObtainedAt: now}, nil
 }
 
 // validityOf returns the validity assumed for a token without a readable exp claim: the expires_in that comes with

@@ -120,7 +120,7 @@ func TestOddAnswersThatAreAccepted(t *testing.T) {
 				u.FailNext(1, consoletest.Status(http.StatusOK, test.body, nil))
 				token, err := exchangeWith(t, u, V3)
 				require.NoError(t, err)
-				assert.Contains(t, test.body, token.Bearer)
+				assert.Contains(t, test.body, token.Bearer.Reveal())
 				assert.Equal(t, test.validity, token.Validity)
 				assert.Equal(t, time.Now().Add(test.validity).UTC(), token.ExpiresAt)
 				assert.True(t, time.Now().Equal(token.ObtainedAt))

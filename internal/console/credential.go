@@ -7,6 +7,8 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+
+	"github.com/snowplow-vault/vault-plugin-secrets-snowplow/internal/redact"
 )
 
 // The exchanges that Snowplow has offered, newest first; see
@@ -32,12 +34,14 @@ type Credential struct {
 	ID             string `json:"id,omitempty"`
 	Version        string `json:"credentials_version"`
 	OrganizationID string `json:"organization_id,omitempty"` // empty on a role: config's holds
-	APIKeyID       string `json:"api_key_id,omitempty"`
-	APIKey         string `json:"api_key,omitempty"`
-	Username       string `json:"username,omitempty"`
-	Password       string `json:"password,omitempty"`
-	ClientID       string `json:"client_id,omitempty"`
-	ClientSecret   string `json:"client_secret,omitempty"`
+
+	// The ID, user name and client ID are no secrets, but a secret may be pasted into the wrong field.
+	APIKeyID     redact.Secret `json:"api_key_id,omitzero"`
+	APIKey       redact.Secret `json:"api_key,omitzero"`
+	Username     redact.Secret `json:"username,omitzero"`
+	Password     redact.Secret `json:"password,omitzero"`
+	ClientID     redact.Secret `json:"client_id,omitzero"`
+	ClientSecret redact.Secret `json:"client_secret,omitzero"`
 
 	// WrittenFor is the origin of the URL that the secrets may be sent to.
 	WrittenFor string `json:"written_for"`
@@ -46,14 +50,6 @@ type Credential struct {
 	ConsoleWrittenFor string `json:"console_written_for,omitempty"`
 }
 
-// String keeps the secrets out of whatever a credential is printed into.
-func (c Credential) String() string {
-	return fmt.Sprintf("%s credential of organization %s", c.Version, c.OrganizationID)
-}
-
-// GoString does for %#v what String does for the other verbs.
-func (c Credential) GoString() string { return c.String() }
-
 // Field is one part of a credential, under the name that users write it with.
 type Field struct {
 	Name     string
@@ -61,21 +57,23 @@ type Field struct {
 	Help     string
 	Secret   bool
 	versions []string // the exchanges that need it
-	value    func(*Credential) *string
+	value    func(*Credential) *redact.Secret
 }
 
 // Fields lists the parts of a credential, in the order in which users are told of them.
 var Fields = []Field{
-	{"api_key_id", "API key ID", "ID of the API key. Required for v3.", false, []string{V3}, func(c *Credential) *string { return &c.APIKeyID }},
-	{"api_key", "API key", "The API key; never returned. Required for v3 and v2.", true, []string{V3, V2}, func(c *Credential) *string { return &c.APIKey }},
-	{"username", "Username", "Name of the bot user. Required for v1.", false, []string{V1}, func(c *Credential) *string { return &c.Username }},
-	{"password", "Password", "Password of the bot user; never returned. Required for v1.", true, []string{V1}, func(c *Credential) *string { return &c.Password }},
-	{"client_id", "Client ID", "Client ID of the password flow. Required for v1.", false, []string{V1}, func(c *Credential) *string { return &c.ClientID }},
-	{"client_secret", "Client secret", "Client secret of the password flow; never returned. Required for v1.", true, []string{V1}, func(c *Credential) *string { return &c.ClientSecret }},
+	{"api_key_id", "API key ID", "ID of the API key. Required for v3.", false, []string{V3}, func(c *Credential) *redact.Secret { return &c.APIKeyID }},
+	{"api_key", "API key", "The API key; never returned. Required for v3 and v2.", true, []string{V3, V2}, func(c *Credential) *redact.Secret { return &c.APIKey }},
+	{"username", "Username", "Name of the bot user. Required for v1.", false, []string{V1}, func(c *Credential) *redact.Secret { return &c.Username }},
+	{"password", "Password", "Password of the bot user; never returned. Required for v1.", true, []string{V1}, func(c *Credential) *redact.Secret { return &c.Password }},
+	{"client_id", "Client ID", "Client ID of the password flow. Required for v1.", false, []string{V1}, func(c *Credential) *redact.Secret { return &c.ClientID }},
+	{"client_secret", "Client secret", "Client secret of the password flow; never returned. Required for v1.", true, []string{V1}, func(c *Credential) *redact.Secret { return &c.ClientSecret }},
 }
 
 // Legacy reports whether only the legacy password flow needs the field.
 func (f Field) Legacy() bool { return slices.Equal(f.versions, []string{V1}) }
+
+func (f Field) text(c Credential) string { return f.value(&c).Reveal() }
 
 func (f Field) belongsTo(version string) bool { return slices.Contains(f.versions, version) }
 
@@ -99,14 +97,14 @@ func names(wanted func(Field) bool) string {
 
 // Empty reports whether no part of a key is set.
 func (c Credential) Empty() bool {
-	return !slices.ContainsFunc(Fields, func(f Field) bool { return *f.value(&c) != "" })
+	return !slices.ContainsFunc(Fields, func(f Field) bool { return f.text(c) != "" })
 }
 
 // secrets lists the values that may appear only in a request to Snowplow.
 func (c Credential) secrets() []string {
 	var values []string
 	for _, field := range Fields {
-		if value := *field.value(&c); field.Secret && value != "" {
+		if value := field.text(c); field.Secret && value != "" {
 			values = append(values, value)
 		}
 	}
@@ -126,7 +124,7 @@ func (c Credential) Readable() map[string]any {
 	data := map[string]any{"credentials_version": c.Version}
 	for _, field := range Fields {
 		if !field.Secret && field.belongsTo(c.Version) {
-			data[field.Name] = *field.value(&c)
+			data[field.Name] = field.text(c)
 		}
 	}
 	return data
@@ -166,7 +164,7 @@ func (c *Credential) Merge(get Getter, defaultVersion, id string) (dropped []str
 	for _, field := range Fields {
 		value, given := get(field.Name)
 		stored := field.value(c)
-		written = written || given && (value != nil || *stored != "")
+		written = written || given && (value != nil || *stored != redact.Secret{})
 		switch {
 		case given && value != nil && trimmed(*value) == "":
 			return nil, fmt.Errorf("%s is empty: an unset variable or an empty file is the usual reason; leave the field out to keep its value", field.Name)
@@ -175,11 +173,11 @@ func (c *Credential) Merge(get Getter, defaultVersion, id string) (dropped []str
 		case given && value != nil && !field.belongsTo(c.Version):
 			foreign = append(foreign, field.Name)
 		case given && value != nil:
-			*stored = trimmed(*value)
+			*stored = redact.NewSecret(trimmed(*value))
 		case given:
-			*stored = ""
-		case *stored != "" && !field.belongsTo(c.Version):
-			*stored = ""
+			*stored = redact.Secret{}
+		case *stored != redact.Secret{} && !field.belongsTo(c.Version):
+			*stored = redact.Secret{}
 			dropped = append(dropped, field.Name)
 		}
 	}
@@ -239,13 +237,14 @@ var (
 
 // check validates the fields of c, each and together.
 func (c Credential) check() error {
-	missing := names(func(f Field) bool { return f.belongsTo(c.Version) && *f.value(&c) == "" })
+	missing := names(func(f Field) bool { return f.belongsTo(c.Version) && f.text(c) == "" })
 	if missing != "" && !c.Empty() {
 		return c.incomplete(missing)
 	}
-	public := []Field{{Name: "organization_id", value: func(c *Credential) *string { return &c.OrganizationID }}}
+	organizationID := redact.NewSecret(c.OrganizationID)
+	public := []Field{{Name: "organization_id", value: func(*Credential) *redact.Secret { return &organizationID }}}
 	for _, field := range append(public, Fields...) {
-		if value := *field.value(&c); !field.Secret && value != "" && slices.Contains(c.secrets(), value) {
+		if !field.Secret && slices.Contains(c.secrets(), field.text(c)) {
 			return fmt.Errorf("%s has the same value as a secret of this credential: check that the secret was not written to the wrong field", field.Name)
 		}
 	}
@@ -253,7 +252,7 @@ func (c Credential) check() error {
 		return fmt.Errorf("organization_id must be one path segment of at most %d characters: the UUID on Console's Manage organization page", maxOrganizationID)
 	}
 	for _, field := range Fields {
-		if !field.Legacy() && !headerValue.MatchString(*field.value(&c)) {
+		if !field.Legacy() && !headerValue.MatchString(field.text(c)) {
 			return fmt.Errorf("%s contains white space or a character that no API key has: copy it exactly as Console shows it", field.Name)
 		}
 	}

@@ -7,6 +7,8 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	"github.com/snowplow-vault/vault-plugin-secrets-snowplow/internal/redact"
 )
 
 func TestFieldsCoverTheStruct(t *testing.T) {
@@ -14,10 +16,10 @@ func TestFieldsCoverTheStruct(t *testing.T) {
 	var c Credential
 	assert.True(t, c.Empty())
 	for _, field := range Fields {
-		*field.value(&c) = field.Name
+		*field.value(&c) = redact.NewSecret(field.Name)
 	}
 	assert.Equal(t, Credential{
-		APIKeyID: "api_key_id", APIKey: "api_key", Username: "username", Password: "password", ClientID: "client_id", ClientSecret: "client_secret",
+		APIKeyID: redact.NewSecret("api_key_id"), APIKey: redact.NewSecret("api_key"), Username: redact.NewSecret("username"), Password: redact.NewSecret("password"), ClientID: redact.NewSecret("client_id"), ClientSecret: redact.NewSecret("client_secret"),
 	}, c)
 	assert.Equal(t, []string{"api_key", "password", "client_secret"}, c.secrets())
 	assert.False(t, c.Empty())
@@ -36,8 +38,8 @@ func TestWhatEachVersionNeeds(t *testing.T) {
 
 func TestCredentialsAndTokensDoNotPrintTheirSecrets(t *testing.T) {
 	t.Parallel()
-	cred := Credential{Version: V1, APIKey: "canary", Password: "canary", ClientSecret: "canary"}
-	for _, value := range []any{cred, &cred, Request{Credential: cred}, Token{Bearer: "canary"}, []Token{{Bearer: "canary"}}} {
+	cred := Credential{Version: V1, APIKey: redact.NewSecret("canary"), Password: redact.NewSecret("canary"), ClientSecret: redact.NewSecret("canary")}
+	for _, value := range []any{cred, &cred, Request{Credential: cred}, Token{Bearer: redact.NewSecret("canary")}, []Token{{Bearer: redact.NewSecret("canary")}}} {
 		for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%q"} {
 			assert.NotContains(t, fmt.Sprintf(verb, value), "canary", "%T with %s", value, verb)
 		}
@@ -57,7 +59,7 @@ func written(fields map[string]any) Getter {
 
 func TestEachWriteOfACredentialGivesItANewID(t *testing.T) {
 	t.Parallel()
-	stored := Credential{ID: "old", Version: V3, OrganizationID: "org", APIKeyID: "id", APIKey: "key"}
+	stored := Credential{ID: "old", Version: V3, OrganizationID: "org", APIKeyID: redact.NewSecret("id"), APIKey: redact.NewSecret("key")}
 	for name, test := range map[string]struct {
 		fields map[string]any
 		want   string
@@ -79,7 +81,7 @@ func TestEachWriteOfACredentialGivesItANewID(t *testing.T) {
 
 func TestMergeRefusesHalfACredential(t *testing.T) {
 	t.Parallel()
-	whole := Credential{Version: V3, OrganizationID: "org", APIKeyID: "id", APIKey: "key"}
+	whole := Credential{Version: V3, OrganizationID: "org", APIKeyID: redact.NewSecret("id"), APIKey: redact.NewSecret("key")}
 	long := strings.Repeat("x", maxCredentialField)
 	for name, test := range map[string]struct {
 		stored Credential
@@ -119,16 +121,16 @@ func TestMergeRefusesHalfACredential(t *testing.T) {
 
 func TestMergeSaysWhatItDrops(t *testing.T) {
 	t.Parallel()
-	c := Credential{Version: V3, OrganizationID: "org", APIKeyID: "id", APIKey: "key"}
+	c := Credential{Version: V3, OrganizationID: "org", APIKeyID: redact.NewSecret("id"), APIKey: redact.NewSecret("key")}
 	dropped, err := c.Merge(written(map[string]any{"credentials_version": "v2"}), V3, "new")
 	require.NoError(t, err)
 	assert.Equal(t, []string{"api_key_id"}, dropped)
-	assert.Equal(t, Credential{ID: "new", Version: V2, OrganizationID: "org", APIKey: "key"}, c)
+	assert.Equal(t, Credential{ID: "new", Version: V2, OrganizationID: "org", APIKey: redact.NewSecret("key")}, c)
 }
 
 func TestTheSameOriginInOtherWordsIsNoChange(t *testing.T) {
 	t.Parallel()
-	c := Credential{Version: V3, APIKeyID: "id", APIKey: "key", WrittenFor: "https://console.example.com:443"}
+	c := Credential{Version: V3, APIKeyID: redact.NewSecret("id"), APIKey: redact.NewSecret("key"), WrittenFor: "https://console.example.com:443"}
 	for _, same := range []string{"https://console.example.com", "https://CONSOLE.example.com/", "HTTPS://console.example.com:443", "https://console.example.com/behind/a/proxy"} {
 		assert.NoError(t, c.MayGoTo(Endpoints{ConsoleURL: same}), same)
 	}
@@ -163,7 +165,7 @@ func TestACredentialIsBoundToTheURLsItWasWrittenFor(t *testing.T) {
 		c := Credential{Version: test.version}
 		for _, field := range Fields {
 			if field.belongsTo(test.version) {
-				*field.value(&c) = "set"
+				*field.value(&c) = redact.NewSecret("set")
 			}
 		}
 		require.NoError(t, c.Bind(written(map[string]any{"api_key": "set", "password": "set", "client_secret": "set"}), home), name)
@@ -176,24 +178,24 @@ func TestACredentialIsBoundToTheURLsItWasWrittenFor(t *testing.T) {
 		assert.NoError(t, c.MayGoTo(test.to), name)
 	}
 	assert.NoError(t, Credential{Version: V3}.MayGoTo(home), "nothing can go astray")
-	assert.ErrorContains(t, Credential{Version: V3, APIKey: "key"}.MayGoTo(home), "bound to no URL")
+	assert.ErrorContains(t, Credential{Version: V3, APIKey: redact.NewSecret("key")}.MayGoTo(home), "bound to no URL")
 }
 
 func TestTheSameKeyWheneverItWasWritten(t *testing.T) {
 	t.Parallel()
-	c := Credential{ID: "1", Version: V3, OrganizationID: "org", APIKeyID: "id", APIKey: "key", WrittenFor: "https://a:443"}
+	c := Credential{ID: "1", Version: V3, OrganizationID: "org", APIKeyID: redact.NewSecret("id"), APIKey: redact.NewSecret("key"), WrittenFor: "https://a:443"}
 	again, other := c, c
 	again.ID, again.WrittenFor = "2", "https://b:443"
-	other.APIKey = "another"
+	other.APIKey = redact.NewSecret("another")
 	assert.True(t, c.SameKey(again))
 	assert.False(t, c.SameKey(other))
 }
 
 func TestTheSameKeyIsTheSameWheneverItWasWritten(t *testing.T) {
 	t.Parallel()
-	one := Credential{ID: "a", Version: V1, Username: "u", Password: "p", WrittenFor: "https://a:443", ConsoleWrittenFor: "https://b:443"}
-	other := Credential{ID: "b", Version: V1, Username: "u", Password: "p", WrittenFor: "https://c:443"}
+	one := Credential{ID: "a", Version: V1, Username: redact.NewSecret("u"), Password: redact.NewSecret("p"), WrittenFor: "https://a:443", ConsoleWrittenFor: "https://b:443"}
+	other := Credential{ID: "b", Version: V1, Username: redact.NewSecret("u"), Password: redact.NewSecret("p"), WrittenFor: "https://c:443"}
 	require.True(t, one.SameKey(other))
-	other.Password = "q"
+	other.Password = redact.NewSecret("q")
 	require.False(t, one.SameKey(other))
 }

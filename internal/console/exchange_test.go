@@ -62,7 +62,7 @@ func TestWhatAnExchangeSends(t *testing.T) {
 				token, err := client.Exchange(t.Context(), exchangeAt(server.URL+prefix, test.version))
 				require.NoError(t, err)
 				client.Close()
-				_, ours := console.Issued(token.Bearer)
+				_, ours := console.Issued(token.Bearer.Reveal())
 				assert.True(t, ours)
 
 				request := <-requests

@@ -17,6 +17,7 @@ import (
 
 	"github.com/snowplow-vault/vault-plugin-secrets-snowplow/internal/consoletest"
 	"github.com/snowplow-vault/vault-plugin-secrets-snowplow/internal/faulttest"
+	"github.com/snowplow-vault/vault-plugin-secrets-snowplow/internal/redact"
 )
 
 // canaryCredential is the credential of these tests for each exchange.
@@ -24,12 +25,12 @@ func canaryCredential(version string) Credential {
 	cred := Credential{Version: version, OrganizationID: consoletest.DefaultOrganizationID}
 	switch version {
 	case V1:
-		cred.Username, cred.Password = consoletest.DefaultUsername, faulttest.CanaryPassword
-		cred.ClientID, cred.ClientSecret = consoletest.DefaultClientID, faulttest.CanaryClientSecret
+		cred.Username, cred.Password = redact.NewSecret(consoletest.DefaultUsername), redact.NewSecret(faulttest.CanaryPassword)
+		cred.ClientID, cred.ClientSecret = redact.NewSecret(consoletest.DefaultClientID), redact.NewSecret(faulttest.CanaryClientSecret)
 	case V2:
-		cred.APIKey = faulttest.CanaryKey
+		cred.APIKey = redact.NewSecret(faulttest.CanaryKey)
 	case V3:
-		cred.APIKeyID, cred.APIKey = consoletest.DefaultAPIKeyID, faulttest.CanaryKey
+		cred.APIKeyID, cred.APIKey = redact.NewSecret(consoletest.DefaultAPIKeyID), redact.NewSecret(faulttest.CanaryKey)
 	}
 	return cred
 }
@@ -124,7 +125,7 @@ func (f fault) check(t *testing.T, u *faulttest.Upstream, slack time.Duration) {
 	u.ClearFaults()
 	token, err := client.Exchange(t.Context(), exchangeAt(u.URL, V3))
 	require.NoError(t, err)
-	_, ours := u.Issued(token.Bearer)
+	_, ours := u.Issued(token.Bearer.Reveal())
 	assert.True(t, ours, "the next good answer has a JWT")
 	client.Close()
 }

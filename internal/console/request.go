@@ -83,16 +83,16 @@ func (e *exchange) httpRequest(ctx context.Context) (*http.Request, error) {
 		form = url.Values{
 			"grant_type":    {"password"},
 			"audience":      {v1Audience},
-			"username":      {cred.Username},
-			"password":      {cred.Password},
-			"client_id":     {cred.ClientID},
-			"client_secret": {cred.ClientSecret},
+			"username":      {cred.Username.Reveal()},
+			"password":      {cred.Password.Reveal()},
+			"client_id":     {cred.ClientID.Reveal()},
+			"client_secret": {cred.ClientSecret.Reveal()},
 		}
 	default:
 		target += "/api/msc/v1/organizations/" + url.PathEscape(cred.OrganizationID) + "/credentials/" + cred.Version + "/token"
-		header.Set("X-API-Key", cred.APIKey)
+		header.Set("X-API-Key", cred.APIKey.Reveal())
 		if cred.Version == V3 {
-			header.Set("X-API-Key-ID", cred.APIKeyID)
+			header.Set("X-API-Key-ID", cred.APIKeyID.Reveal())
 		}
 	}
 	request, err := http.NewRequestWithContext(ctx, method, target, strings.NewReader(form.Encode()))

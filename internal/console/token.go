@@ -3,11 +3,13 @@ package console
 import (
 	"regexp"
 	"time"
+
+	"github.com/snowplow-vault/vault-plugin-secrets-snowplow/internal/redact"
 )
 
 // Token is what an exchange returns: a JWT, or whatever Snowplow uses in its place.
 type Token struct {
-	Bearer    string        `json:"bearer"`
+	Bearer    redact.Secret `json:"bearer"`
 	IssuedAt  time.Time     `json:"issued_at"`  // by Snowplow's clock
 	ExpiresAt time.Time     `json:"expires_at"` // by Snowplow's clock
 	Validity  time.Duration `json:"validity"`   // counted from ObtainedAt, whatever Snowplow's clock says
@@ -28,12 +30,6 @@ const maxToken = 16 << 10 // bytes
 var b64token = regexp.MustCompile(`^[A-Za-z0-9._~+/-]+=*$`)
 
 func isBearerToken(s string) bool { return len(s) <= maxToken && b64token.MatchString(s) }
-
-// String keeps the token out of whatever it is printed into.
-func (t Token) String() string { return "token valid until " + t.ExpiresAt.Format(time.RFC3339) }
-
-// GoString does for %#v what String does for the other verbs.
-func (t Token) GoString() string { return t.String() }
 
 // Age returns the time since the exchange, by the clock that has run further: the monotonic one stands still while a
 // machine sleeps, and the other one can be set back.

@@ -18,6 +18,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/snowplow-vault/vault-plugin-secrets-snowplow/internal/console"
+	"github.com/snowplow-vault/vault-plugin-secrets-snowplow/internal/redact"
 )
 
 func TestACachedJWTIsServedForTheReusePeriod(t *testing.T) {
@@ -28,13 +29,13 @@ func TestACachedJWTIsServedForTheReusePeriod(t *testing.T) {
 
 		time.Sleep(44 * time.Minute)
 		again := c.mustGet(keyA, time.Hour)
-		assert.Equal(t, first.Bearer, again.Bearer)
+		assert.Equal(t, first.Bearer.Reveal(), again.Bearer.Reveal())
 		assert.False(t, again.Exchanged)
 		assert.Equal(t, 23*time.Hour+16*time.Minute, again.Remaining(time.Now()))
 
 		time.Sleep(16 * time.Minute)
 		newer := c.mustGet(keyA, time.Hour)
-		assert.NotEqual(t, first.Bearer, newer.Bearer)
+		assert.NotEqual(t, first.Bearer.Reveal(), newer.Bearer.Reveal())
 		assert.True(t, newer.Exchanged)
 		assert.Empty(t, newer.Stale)
 		assert.Equal(t, 2, c.exchange.exchanges())
@@ -56,13 +57,13 @@ func TestAJWTIsRefreshedAheadAndNobodyWaitsForIt(t *testing.T) {
 
 				begun := time.Now()
 				time.Sleep(test.freshFor * 74 / 100)
-				assert.Equal(t, "jwt-1", c.mustGet(keyA, test.reuse).Bearer)
+				assert.Equal(t, "jwt-1", c.mustGet(keyA, test.reuse).Bearer.Reveal())
 				synctest.Wait()
 				assert.Equal(t, 1, c.exchange.exchanges(), "refreshed too soon")
 
 				time.Sleep(test.freshFor * 17 / 100)
 				for range 3 {
-					assert.Equal(t, "jwt-1", c.mustGet(keyA, test.reuse).Bearer)
+					assert.Equal(t, "jwt-1", c.mustGet(keyA, test.reuse).Bearer.Reveal())
 				}
 				assert.Equal(t, test.freshFor*91/100, time.Since(begun), "a reader waited")
 				synctest.Wait()
@@ -72,7 +73,7 @@ func TestAJWTIsRefreshedAheadAndNobodyWaitsForIt(t *testing.T) {
 				time.Sleep(time.Second)
 				synctest.Wait()
 				newer := c.mustGet(keyA, test.reuse)
-				assert.Equal(t, "jwt-2", newer.Bearer)
+				assert.Equal(t, "jwt-2", newer.Bearer.Reveal())
 				assert.False(t, newer.Exchanged)
 			})
 		})
@@ -128,9 +129,9 @@ func TestAJWTIsNotServedAgainShortlyBeforeItExpires(t *testing.T) {
 				c.exchange.validity = test.validity
 				first := c.mustGet(keyA, 48*time.Hour)
 				time.Sleep(test.lastServed)
-				assert.Equal(t, first.Bearer, c.mustGet(keyA, 48*time.Hour).Bearer, "still long enough")
+				assert.Equal(t, first.Bearer.Reveal(), c.mustGet(keyA, 48*time.Hour).Bearer.Reveal(), "still long enough")
 				time.Sleep(time.Millisecond)
-				assert.NotEqual(t, first.Bearer, c.mustGet(keyA, 48*time.Hour).Bearer, "too close to its expiry")
+				assert.NotEqual(t, first.Bearer.Reveal(), c.mustGet(keyA, 48*time.Hour).Bearer.Reveal(), "too close to its expiry")
 			})
 		})
 	}
@@ -151,7 +152,7 @@ func TestReadersOfAColdCredentialShareOneExchange(t *testing.T) {
 		led := 0
 		for range readers {
 			got := <-results
-			assert.Equal(t, "jwt-1", got.Bearer)
+			assert.Equal(t, "jwt-1", got.Bearer.Reveal())
 			if got.Exchanged {
 				led++
 			}
@@ -168,7 +169,7 @@ func TestCredentialsDoNotShare(t *testing.T) {
 		rotated.CredentialID = "a2"
 		seen := map[string]bool{}
 		for _, key := range []Key{keyA, keyB, rotated} {
-			seen[c.mustGet(key, time.Hour).Bearer] = true
+			seen[c.mustGet(key, time.Hour).Bearer.Reveal()] = true
 		}
 		assert.Len(t, seen, 3)
 	})
@@ -186,7 +187,7 @@ func TestCacheReaderThatGivesUpFailsAlone(t *testing.T) {
 		patient := c.getLater(keyA, time.Hour)
 		cancel()
 		require.ErrorIs(t, <-failed, context.Canceled)
-		assert.Equal(t, "jwt-1", (<-patient).Bearer)
+		assert.Equal(t, "jwt-1", (<-patient).Bearer.Reveal())
 		assert.Equal(t, 1, c.exchange.exchanges())
 	})
 }
@@ -217,7 +218,7 @@ func TestWithoutReuseEveryReadMakesItsOwnExchange(t *testing.T) {
 				assert.True(t, got.Exchanged)
 				mu.Lock()
 				defer mu.Unlock()
-				seen[got.Bearer] = true
+				seen[got.Bearer.Reveal()] = true
 			})
 		}
 		readers.Wait()
@@ -238,7 +239,7 @@ func TestNoReaderWithAUsableJWTWaitsLongerThanTwoSeconds(t *testing.T) {
 		second := c.getLater(keyA, time.Minute)
 		for _, reader := range []<-chan Served{first, second} {
 			got := <-reader
-			assert.Equal(t, "jwt-1", got.Bearer)
+			assert.Equal(t, "jwt-1", got.Bearer.Reveal())
 			assert.Equal(t, "Snowplow Console has not answered within 2s", got.Stale)
 		}
 		assert.Equal(t, 2*time.Second, time.Since(begun), "counted from the start of the exchange")
@@ -249,7 +250,7 @@ func TestNoReaderWithAUsableJWTWaitsLongerThanTwoSeconds(t *testing.T) {
 		assert.True(t, state.Stale)
 
 		time.Sleep(time.Hour)
-		assert.Equal(t, "jwt-2", c.mustGet(keyA, time.Minute).Bearer, "the exchange was not given up")
+		assert.Equal(t, "jwt-2", c.mustGet(keyA, time.Minute).Bearer.Reveal(), "the exchange was not given up")
 		assert.Equal(t, 2, c.exchange.exchanges())
 	})
 }
@@ -282,7 +283,7 @@ func TestAfterATransientFailureTheCachedJWTIsServed(t *testing.T) {
 			c.mustGet(keyA, time.Minute) // of the failure before
 			synctest.Wait()
 			got := c.mustGet(keyA, time.Minute)
-			assert.Equal(t, first.Bearer, got.Bearer)
+			assert.Equal(t, first.Bearer.Reveal(), got.Bearer.Reveal())
 			assert.Equal(t, failed.Error(), got.Stale)
 			assert.False(t, got.Exchanged)
 		}
@@ -466,7 +467,7 @@ func TestForgettingMakesTheNextReadExchange(t *testing.T) {
 		assert.Nil(t, c.cached(keyA))
 		assert.Empty(t, c.store.holds(keyA.Path))
 		c.restart()
-		assert.Equal(t, "jwt-2", c.mustGet(keyA, time.Hour).Bearer)
+		assert.Equal(t, "jwt-2", c.mustGet(keyA, time.Hour).Bearer.Reveal())
 	})
 }
 
@@ -518,14 +519,14 @@ func TestAReaderWhoComesAfterAForgetBeginsItsOwnExchange(t *testing.T) {
 		third := c.getLater(keyA, time.Hour)
 		assert.Equal(t, 2, c.exchange.exchanges(), "two exchanges at a time")
 
-		assert.Equal(t, "jwt-2", (<-second).Bearer)
+		assert.Equal(t, "jwt-2", (<-second).Bearer.Reveal())
 		assert.Equal(t, time.Minute, time.Since(begun), "a reader waited for an exchange from before the forget")
-		assert.Equal(t, "jwt-3", (<-third).Bearer)
+		assert.Equal(t, "jwt-3", (<-third).Bearer.Reveal())
 		assert.Equal(t, 2*time.Minute, time.Since(begun))
-		assert.Equal(t, "jwt-3", (<-first).Bearer, "a reader went on waiting")
+		assert.Equal(t, "jwt-3", (<-first).Bearer.Reveal(), "a reader went on waiting")
 		time.Sleep(time.Hour - 2*time.Minute)
 		synctest.Wait()
-		assert.Equal(t, "jwt-3", c.cached(keyA).Bearer, "an older exchange's JWT was cached")
+		assert.Equal(t, "jwt-3", c.cached(keyA).Bearer.Reveal(), "an older exchange's JWT was cached")
 		assert.Equal(t, "jwt-3", c.store.holds(keyA.Path), "or stored")
 	})
 }
@@ -534,7 +535,7 @@ func TestAForgetTakesNothingFromAReaderWhoWaits(t *testing.T) {
 	inBubble(t, func(t *testing.T, c *cacheUnderTest) {
 		reader := c.getLater(keyA, time.Hour)
 		require.NoError(t, c.Forget(t.Context(), keyA))
-		assert.Equal(t, "jwt-1", (<-reader).Bearer)
+		assert.Equal(t, "jwt-1", (<-reader).Bearer.Reveal())
 		assert.Nil(t, c.cached(keyA))
 	})
 }
@@ -546,7 +547,7 @@ func TestAWaitingReaderGetsTheJWTOfAVerification(t *testing.T) {
 		reader := c.getLater(keyA, time.Hour)
 		c.exchange.set(time.Second, nil)
 		c.verify(keyA)
-		assert.Equal(t, "jwt-2", (<-reader).Bearer)
+		assert.Equal(t, "jwt-2", (<-reader).Bearer.Reveal())
 		assert.Equal(t, time.Second, time.Since(begun))
 	})
 }
@@ -562,7 +563,7 @@ func TestDuringAWaitReadersGetTheErrorAlsoBesideAnOlderExchange(t *testing.T) {
 		_, err = c.get(keyA, time.Hour)
 		require.ErrorIs(t, err, failed)
 		assert.Zero(t, time.Since(begun))
-		assert.Equal(t, "jwt-1", (<-older).Bearer, "the reader who waited already goes on")
+		assert.Equal(t, "jwt-1", (<-older).Bearer.Reveal(), "the reader who waited already goes on")
 	})
 }
 
@@ -620,7 +621,7 @@ func TestCachedJWTsSurviveARestart(t *testing.T) {
 		c.restart()
 		c.fails(503)
 		got := c.mustGet(keyA, time.Hour)
-		assert.Equal(t, "jwt-1", got.Bearer)
+		assert.Equal(t, "jwt-1", got.Bearer.Reveal())
 		assert.False(t, got.Exchanged)
 		time.Sleep(2 * time.Hour)
 		c.restart()
@@ -635,10 +636,10 @@ func TestStorageThatHangsCostsAReaderASecondAndAnExchange(t *testing.T) {
 		c.restart()
 		c.store.set(3*time.Second, nil)
 		begun := time.Now()
-		assert.Equal(t, "jwt-2", c.mustGet(keyA, time.Hour).Bearer)
+		assert.Equal(t, "jwt-2", c.mustGet(keyA, time.Hour).Bearer.Reveal())
 		assert.Equal(t, 1100*time.Millisecond, time.Since(begun))
 		time.Sleep(time.Minute)
-		assert.Equal(t, "jwt-2", c.mustGet(keyA, time.Hour).Bearer, "a JWT that storage returns late is out of date")
+		assert.Equal(t, "jwt-2", c.mustGet(keyA, time.Hour).Bearer.Reveal(), "a JWT that storage returns late is out of date")
 
 		c.restart()
 		c.store.set(time.Hour, nil)
@@ -693,15 +694,15 @@ func TestAStreakOfStorageFailuresIsLoggedOnceAndMadeUpFor(t *testing.T) {
 func TestAJWTFromElsewhereIsServed(t *testing.T) {
 	inBubble(t, func(t *testing.T, c *cacheUnderTest) {
 		c.verify(keyA)
-		assert.Equal(t, "jwt-1", c.mustGet(keyA, time.Hour).Bearer)
+		assert.Equal(t, "jwt-1", c.mustGet(keyA, time.Hour).Bearer.Reveal())
 
 		c.verify(keyA)
-		assert.Equal(t, "jwt-2", c.mustGet(keyA, time.Hour).Bearer, "a credential that was read already")
+		assert.Equal(t, "jwt-2", c.mustGet(keyA, time.Hour).Bearer.Reveal(), "a credential that was read already")
 		assert.Equal(t, "jwt-2", c.store.holds(keyA.Path))
 
 		c.store.set(0, errStorage)
 		c.verify(keyB)
-		assert.Equal(t, "jwt-3", c.mustGet(keyB, time.Hour).Bearer, "storage that fails")
+		assert.Equal(t, "jwt-3", c.mustGet(keyB, time.Hour).Bearer.Reveal(), "storage that fails")
 	})
 }
 
@@ -743,7 +744,7 @@ func TestEachSweepGoesOnBehindTheOneBefore(t *testing.T) {
 		const paths = 5*maxSwept/2 + 1
 		for i := range paths {
 			path := fmt.Sprintf("roles/%04d", i)
-			c.store.tokens[path] = &Entry{Key: Key{Path: path}, Token: console.Token{Bearer: "x", ObtainedAt: time.Now(), ExpiresAt: time.Now().Add(time.Hour), Validity: time.Hour}}
+			c.store.tokens[path] = &Entry{Key: Key{Path: path}, Token: console.Token{Bearer: redact.NewSecret("x"), ObtainedAt: time.Now(), ExpiresAt: time.Now().Add(time.Hour), Validity: time.Hour}}
 			c.store.current[path] = Key{Path: path}
 		}
 		for sweep := range 3 {
@@ -771,7 +772,7 @@ func TestAStoredJWTThatCouldNotBeReadIsLookedForAgain(t *testing.T) {
 		_, err := c.get(keyA, time.Hour)
 		require.Error(t, err)
 		c.store.set(0, nil)
-		assert.Equal(t, "jwt-1", c.mustGet(keyA, time.Hour).Bearer)
+		assert.Equal(t, "jwt-1", c.mustGet(keyA, time.Hour).Bearer.Reveal())
 	})
 }
 
@@ -795,7 +796,7 @@ func TestForgettingDropsTheJWTsOfOtherURLsToo(t *testing.T) {
 		elsewhere := keyA
 		elsewhere.ConsoleURL = "https://elsewhere.example"
 		require.NoError(t, c.Forget(t.Context(), elsewhere))
-		assert.Equal(t, "jwt-2", c.mustGet(keyA, time.Hour).Bearer, "config names the first URL again")
+		assert.Equal(t, "jwt-2", c.mustGet(keyA, time.Hour).Bearer.Reveal(), "config names the first URL again")
 	})
 }
 
@@ -874,7 +875,7 @@ func TestAStoredJWTThatIsLateBoundsTheWait(t *testing.T) {
 		c.store.set(1500*time.Millisecond, nil)
 		c.exchange.set(time.Minute, nil)
 		begun := time.Now()
-		assert.Equal(t, "jwt-1", c.mustGet(keyA, time.Minute).Bearer)
+		assert.Equal(t, "jwt-1", c.mustGet(keyA, time.Minute).Bearer.Reveal())
 		assert.Equal(t, loadTimeout+maxReaderWait, time.Since(begun))
 	})
 }

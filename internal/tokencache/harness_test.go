@@ -21,6 +21,7 @@ import (
 
 	"github.com/snowplow-vault/vault-plugin-secrets-snowplow/internal/console"
 	"github.com/snowplow-vault/vault-plugin-secrets-snowplow/internal/consoletest"
+	"github.com/snowplow-vault/vault-plugin-secrets-snowplow/internal/redact"
 )
 
 // fakeExchange is what Snowplow does for the cache: each exchange takes a while and returns another JWT.
@@ -49,7 +50,7 @@ func (f *fakeExchange) exchange(ctx context.Context, retry func() bool) (console
 	}
 	now := time.Now()
 	return console.Token{
-		Bearer: fmt.Sprint("jwt-", count), IssuedAt: now, ObtainedAt: now, Validity: validity, ExpiresAt: now.Add(validity),
+		Bearer: redact.NewSecret(fmt.Sprint("jwt-", count)), IssuedAt: now, ObtainedAt: now, Validity: validity, ExpiresAt: now.Add(validity),
 	}, nil
 }
 
@@ -108,7 +109,7 @@ func (f *fakeStore) holds(path string) string {
 	if f.tokens[path] == nil {
 		return ""
 	}
-	return f.tokens[path].Token.Bearer
+	return f.tokens[path].Token.Bearer.Reveal()
 }
 
 func (f *fakeStore) Load(ctx context.Context, path string) (*Entry, error) {

@@ -55,7 +55,7 @@ func (e *Entry) same(other *Entry) bool {
 
 // of returns the JWT of an entry if it belongs to key and can be used, else nil.
 func (e *Entry) of(key Key, now time.Time) *console.Token {
-	if e == nil || e.Key != key || e.Token.Bearer == "" {
+	if e == nil || e.Key != key || e.Token.Bearer.Reveal() == "" {
 		return nil
 	}
 	token := e.Token

@@ -8,20 +8,21 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/snowplow-vault/vault-plugin-secrets-snowplow/internal/console"
+	"github.com/snowplow-vault/vault-plugin-secrets-snowplow/internal/redact"
 )
 
 func TestWhichStoredJWTsAreUsed(t *testing.T) {
 	t.Parallel()
 	now := time.Now()
 	entry := func(change func(*Entry)) *Entry {
-		e := &Entry{keyA, console.Token{Bearer: "jwt", ObtainedAt: now.Add(-time.Hour), ExpiresAt: now.Add(time.Hour), Validity: 2 * time.Hour}}
+		e := &Entry{keyA, console.Token{Bearer: redact.NewSecret("jwt"), ObtainedAt: now.Add(-time.Hour), ExpiresAt: now.Add(time.Hour), Validity: 2 * time.Hour}}
 		change(e)
 		return e
 	}
 	for name, change := range map[string]func(*Entry){
 		"another credential":             func(e *Entry) { e.Key.CredentialID = "old" },
 		"another Console":                func(e *Entry) { e.Key.ConsoleURL = "https://other.example" },
-		"no token":                       func(e *Entry) { e.Token.Bearer = "" },
+		"no token":                       func(e *Entry) { e.Token.Bearer = redact.Secret{} },
 		"expired":                        func(e *Entry) { e.Token.ObtainedAt = now.Add(-2 * time.Hour) },
 		"expired by Snowplow's clock":    func(e *Entry) { e.Token.ExpiresAt = now },
 		"obtained too far in the future": func(e *Entry) { e.Token.ObtainedAt = now.Add(maxClockSkew + time.Second) },

@@ -4,6 +4,7 @@ import (
 	"net/http"
 	"slices"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/hashicorp/vault/sdk/logical"
@@ -148,4 +149,33 @@ func TestAReplicatedChangeEndsTheWait(t *testing.T) {
 func TestRunningVersionIsTheLinkedOne(t *testing.T) {
 	t.Parallel()
 	assert.Equal(t, Version, newMount(t).backend.PluginVersion().Version)
+}
+
+func TestCountersOfARoleThatIsGoneAreDropped(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		m, _ := warmMount(t, nil)
+		m.mustWrite("roles/here", map[string]any{"ttl": 60})
+		m.mustRead("token/here")
+		m.mustWrite("roles/elsewhere", map[string]any{"ttl": 60})
+		m.mustRead("token/elsewhere")
+		require.NoError(t, m.storage.Delete(t.Context(), "roles/elsewhere"))
+		m.backend.InvalidateKey(t.Context(), "roles/elsewhere")
+		m.sweep()
+		_, kept := m.backend.stats.Load("here")
+		assert.True(t, kept)
+		_, kept = m.backend.stats.Load("elsewhere")
+		assert.False(t, kept)
+	})
+}
+
+func TestVaultSweepsTheMount(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		m, _ := warmMount(t, nil)
+		time.Sleep(25 * time.Hour)
+		_, err := m.backend.HandleRequest(t.Context(), &logical.Request{Operation: logical.RollbackOperation, Storage: m.storage})
+		require.NoError(t, err)
+		assert.Empty(t, m.storedTokens())
+	})
 }

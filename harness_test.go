@@ -4,19 +4,23 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"flag"
 	"maps"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"slices"
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/vault/sdk/helper/testhelpers/schema"
 	"github.com/hashicorp/vault/sdk/logical"
 	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
 
 	"github.com/snowplow-vault/vault-plugin-secrets-snowplow/internal/consoletest"
 )
@@ -343,4 +347,90 @@ func (m *mount) inBackground(path string) chan string {
 		}
 	}()
 	return answer
+}
+
+// mountWithTeam is a mount in a bubble with config and the role team, each with a key of its own.
+func mountWithTeam(t *testing.T) (*mount, *consoletest.Console) {
+	t.Helper()
+	m, console := warmMount(t, nil)
+	console.AddKey(consoletest.Key{ID: "team", Secret: "team-secret"})
+	m.mustWrite("roles/team", map[string]any{"api_key_id": "team", "api_key": "team-secret"})
+	return m, console
+}
+
+// storedKeys lists what is in storage below tokens/.
+func (m *mount) storedTokens() []string {
+	m.t.Helper()
+	synctest.Wait() // JWTs are stored behind the reader's back
+	keys, err := logical.CollectKeysWithPrefix(m.t.Context(), m.storage.Storage, tokenStoragePrefix)
+	require.NoError(m.t, err)
+	return keys
+}
+
+func (m *mount) sweep() {
+	m.t.Helper()
+	require.NoError(m.t, m.backend.periodic(m.t.Context(), &logical.Request{Storage: m.storage}))
+}
+
+// down makes every exchange fail.
+func down(console *consoletest.Console) {
+	console.FailAlways(consoletest.Status(http.StatusServiceUnavailable, "", nil))
+}
+
+func (m *mount) accessToken(path string) string {
+	m.t.Helper()
+	return m.mustRead(path).Data["access_token"].(string)
+}
+
+// warmMount is a mount with a cached JWT, and its Console.
+func warmMount(t *testing.T, config map[string]any) (*mount, *consoletest.Console) {
+	t.Helper()
+	console := consoletest.New()
+	m := newMountInBubble(t, console)
+	m.mustWrite("config", map[string]any{
+		"organization_id": consoletest.DefaultOrganizationID,
+		"api_key_id":      consoletest.DefaultAPIKeyID,
+		"api_key":         consoletest.DefaultAPIKey,
+	}, config)
+	m.mustRead("token")
+	return m, console
+}
+
+// readLater reads a token in the background. The ID of its key comes from the channel, or nothing if the read fails.
+func readLater(m *mount, console *consoletest.Server, path string) <-chan string {
+	read := make(chan string, 1)
+	go func() {
+		defer close(read)
+		read <- keyIDOf(m.t, console, m.mustRead(path))
+	}()
+	return read
+}
+
+// scopedKey adds a key to the Console, and gives the fields that write it to a role.
+func scopedKey(console *consoletest.Server, id string) map[string]any {
+	console.AddKey(consoletest.Key{ID: id, Secret: "secret-of-" + id})
+	return map[string]any{"api_key_id": id, "api_key": "secret-of-" + id}
+}
+
+// keyIDOf is the ID of the key that a token response came from.
+func keyIDOf(t *testing.T, console *consoletest.Server, resp *logical.Response) string {
+	t.Helper()
+	keyID, ok := console.Issued(resp.Data["access_token"].(string))
+	require.True(t, ok)
+	return keyID
+}
+
+func TestMain(m *testing.M) {
+	// A proxy of the machine's must not stand between a test and its server.
+	for _, variable := range os.Environ() {
+		if name, _, _ := strings.Cut(variable, "="); strings.HasSuffix(strings.ToUpper(name), "_PROXY") {
+			os.Unsetenv(name)
+		}
+	}
+	// These tests wait for pauses and sockets more than for a processor. A flag on the command line wins.
+	if err := flag.Set("test.parallel", "32"); err != nil {
+		panic(err)
+	}
+	// A dependency of the SDK starts this one when it is imported.
+	goleak.VerifyTestMain(m, goleak.IgnoreTopFunction("go.opencensus.io/stats/view.(*worker).start"))
 }

@@ -11,7 +11,6 @@ import (
 
 	"github.com/hashicorp/vault/sdk/logical"
 	"github.com/stretchr/testify/assert"
-	"github.com/stretchr/testify/require"
 
 	"github.com/snowplow-vault/vault-plugin-secrets-snowplow/internal/consoletest"
 )
@@ -67,20 +66,6 @@ func (r *readers) every(period, total time.Duration, count int) {
 		})
 	}
 	wg.Wait()
-}
-
-// warmMount is a mount with a cached JWT, and its Console.
-func warmMount(t *testing.T, config map[string]any) (*mount, *consoletest.Console) {
-	t.Helper()
-	console := consoletest.New()
-	m := newMountInBubble(t, console)
-	m.mustWrite("config", map[string]any{
-		"organization_id": consoletest.DefaultOrganizationID,
-		"api_key_id":      consoletest.DefaultAPIKeyID,
-		"api_key":         consoletest.DefaultAPIKey,
-	}, config)
-	m.mustRead("token")
-	return m, console
 }
 
 // The hour of docs/reliability.md: 50 readers once a minute, with a JWT that is one hour old and valid for 23 more.
@@ -188,22 +173,6 @@ func TestDayWithAnHourWithoutConsole(t *testing.T) {
 	}
 }
 
-// 500 readers a second for half a minute, with a key that was deleted in Console, where an exchange takes 100 ms.
-func TestDeletedKeyUnderLoad(t *testing.T) {
-	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		m, console := warmMount(t, map[string]any{"reuse_period": "1s"})
-		time.Sleep(time.Minute)
-		before := console.Exchanges()
-		console.RemoveKey(consoletest.DefaultAPIKeyID)
-		console.SetDelay(100 * time.Millisecond)
-		r := &readers{mount: m}
-		r.every(time.Second, 30*time.Second, 500)
-		assert.Equal(t, r.reads, r.failed)
-		assert.LessOrEqual(t, console.Exchanges()-before, 4)
-	})
-}
-
 // One request in three is answered by 503, at random. Without reuse every read makes an exchange: it fails if four
 // tries in a row do, one time in 81.
 func TestOneRequestInThreeFails(t *testing.T) {
@@ -236,29 +205,4 @@ func TestOneRequestInThreeFails(t *testing.T) {
 			})
 		})
 	}
-}
-
-// A mount without a JWT in an outage: one exchange after another with its retries, further and further apart, and
-// everyone in between gets the error at once.
-func TestAColdMountInAnOutageAsksLessAndLess(t *testing.T) {
-	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		m, console := warmMount(t, map[string]any{"reuse_period": "1h"})
-		m.must(logical.DeleteOperation, "token")
-		console.FailAlways(consoletest.Status(http.StatusServiceUnavailable, "", nil))
-		before := console.Exchanges()
-		r := &readers{mount: m}
-		r.every(time.Second, 10*time.Minute, 5)
-		assert.Equal(t, r.reads, r.failed)
-		requests := console.Exchanges() - before
-		// At most four tries, which take 1.2 to 3.6 s, and then 8 to 12 s of nothing.
-		assert.LessOrEqual(t, requests, 4*(600/9+4))
-		assert.GreaterOrEqual(t, requests, 4*(600/16))
-		_, _ = m.refused(logical.ReadOperation, "token")
-		require.NotNil(t, m.mustRead("status").Data["next_attempt_at"])
-		console.ClearFaults()
-		time.Sleep(time.Duration(float64(maxBackOffWithoutJWT) * (1 + backOffJitter)))
-		assert.NotEmpty(t, m.mustRead("token").Data["access_token"])
-		assert.Nil(t, m.mustRead("status").Data["next_attempt_at"])
-	})
 }

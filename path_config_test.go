@@ -1,15 +1,23 @@
 package snowplow
 
 import (
+	"context"
 	"encoding/json"
+	"fmt"
 	"net/http"
+	"net/url"
+	"path"
+	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/hashicorp/vault/sdk/logical"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/snowplow-vault/vault-plugin-secrets-snowplow/internal/console"
 	"github.com/snowplow-vault/vault-plugin-secrets-snowplow/internal/consoletest"
 	"github.com/snowplow-vault/vault-plugin-secrets-snowplow/internal/faulttest"
 )
@@ -202,6 +210,9 @@ func TestAFailedVerificationStoresNothing(t *testing.T) {
 	assert.Equal(t, 400, status)
 	assert.Contains(t, message, "22222222-2222-4222-8222-222222222222")
 
+	_, message = m.refused(logical.UpdateOperation, "config", map[string]any{"console_url": console.URL + "/path"})
+	assert.Contains(t, message, "check console_url, which has a path")
+
 	console.FailAlways(consoletest.Status(http.StatusTeapot, `{"message":"short and stout"}`, nil))
 	status, message = m.refused(logical.UpdateOperation, "config", map[string]any{"api_key": consoletest.DefaultAPIKey, "ttl": 60})
 	assert.Equal(t, 400, status)
@@ -216,29 +227,6 @@ func TestAFailedVerificationStoresNothing(t *testing.T) {
 	assert.Equal(t, before, m.mustRead("config").Data)
 	assert.Equal(t, served, m.mustRead("token").Data["access_token"], "a refused write must not touch what readers get")
 	assert.EqualValues(t, 0, m.mustRead("status").Data["exchange_failures"])
-}
-
-func TestAVerificationThatIsRefusedDropsTheCachedJWTOfTheSameKey(t *testing.T) {
-	t.Parallel()
-	m, console := newConfiguredMount(t)
-	m.mustWrite("roles/own", scopedKey(console, "scoped"))
-	for path, key := range map[string]map[string]any{
-		"config":    {"api_key": consoletest.DefaultAPIKey},
-		"roles/own": {"api_key": "secret-of-scoped"},
-	} {
-		token := map[string]string{"config": "token", "roles/own": "token/own"}[path]
-		m.mustRead(token)
-		_, message := m.refused(logical.UpdateOperation, path, map[string]any{"api_key": "mistyped"})
-		assert.Contains(t, message, "401")
-		m.mustRead(token) // another key's refusal says nothing of this one
-
-		console.FailNext(1, consoletest.Status(http.StatusUnauthorized, "", nil))
-		m.refused(logical.UpdateOperation, path, key)
-		exchanges := console.Exchanges()
-		_, message = m.refused(logical.ReadOperation, token)
-		assert.Contains(t, message, "401")
-		assert.Equal(t, exchanges, console.Exchanges())
-	}
 }
 
 func TestOnlyAWriteThatAnExchangeDependsOnIsVerified(t *testing.T) {
@@ -372,16 +360,401 @@ func TestFromV2ToV3WithOneWrite(t *testing.T) {
 	assert.Equal(t, consoletest.DefaultAPIKeyID, console.LastRequest().Header.Get("X-API-Key-ID"))
 }
 
-func TestConcurrentWritesLoseNothing(t *testing.T) {
+func TestAKeyInTheWrongFieldIsRefusedWithoutRepeatingIt(t *testing.T) {
+	t.Parallel()
+	const key = "canary-pasted-key"
+	for _, field := range []string{"organization_id", "api_key_id"} {
+		synctest.Test(t, func(t *testing.T) {
+			m, _ := warmMount(t, nil)
+			m.mustWrite("config", map[string]any{"api_key": key, "verify_connection": false})
+			for _, fields := range []map[string]any{
+				{field: key}, // it is stored already
+				{field: "canary-2", "api_key": "canary-2"}, // both in one write
+			} {
+				status, message := m.refused(logical.UpdateOperation, "config", fields)
+				assert.Equal(t, 400, status)
+				assert.Contains(t, message, field+" has the same value as a secret")
+				assert.NotContains(t, message, "canary")
+			}
+			assert.NotContains(t, m.logs.String(), "canary")
+			assert.NotContains(t, fmt.Sprint(m.mustRead("config").Data), "canary")
+		})
+	}
+}
+
+func TestFieldsHaveAnEnd(t *testing.T) {
 	t.Parallel()
 	m, _ := newConfiguredMount(t)
-	var writers sync.WaitGroup
-	for _, fields := range []map[string]any{{"ttl": 60}, {"reuse_period": 61}, {"request_timeout": 62}} {
-		writers.Go(func() { m.mustWrite("config", fields) })
+	for field, length := range map[string]int{"api_key": 4097, "api_key_id": 4097, "organization_id": 257, "ca_cert": 64<<10 + 1} {
+		status, message := m.refused(logical.UpdateOperation, "config", map[string]any{field: strings.Repeat("x", length), "verify_connection": false})
+		assert.Equal(t, 400, status)
+		assert.Contains(t, message, field+" must be")
+		assert.Less(t, len(message), 300)
 	}
-	writers.Wait()
-	data := m.mustRead("config").Data
-	assert.EqualValues(t, 60, data["ttl"])
-	assert.EqualValues(t, 61, data["reuse_period"])
-	assert.EqualValues(t, 62, data["request_timeout"])
+	m.mustWrite("config", map[string]any{"api_key": strings.Repeat("x", 4096), "organization_id": strings.Repeat("x", 256), "verify_connection": false})
+}
+
+func TestAJWTIsNotCarriedOverToAnotherURLOrOrganization(t *testing.T) {
+	t.Parallel()
+	for name, fields := range map[string]map[string]any{
+		"path":         {"console_url": console.DefaultConsoleURL + "/path"},
+		"organization": {"organization_id": "22222222-2222-4222-8222-222222222222"},
+		"version":      {"credentials_version": "v2"},
+		"key":          {"api_key": consoletest.DefaultAPIKey},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				m, fake := warmMount(t, nil)
+				down(fake)
+				m.mustWrite("config", fields, map[string]any{"verify_connection": false})
+				m.refused(logical.ReadOperation, "token")
+				assert.Empty(t, m.storedTokens())
+				// And back: what was dropped is gone.
+				m.mustWrite("config", map[string]any{"console_url": "", "organization_id": consoletest.DefaultOrganizationID,
+					"credentials_version": "v3", "api_key_id": consoletest.DefaultAPIKeyID, "verify_connection": false})
+				m.refused(logical.ReadOperation, "token")
+			})
+		})
+	}
+}
+
+func TestWritesAndDeletesDoNotWaitForAVerification(t *testing.T) {
+	t.Parallel()
+	for _, path := range []string{"config", "roles/team"} {
+		t.Run(path, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				m, fake := mountWithTeam(t)
+				fake.SetDelay(10 * time.Second)
+				said := make(chan string)
+				go func() {
+					_, message := m.refused(logical.UpdateOperation, path, map[string]any{"api_key_id": "team", "api_key": "team-secret"})
+					said <- message
+				}()
+				time.Sleep(time.Second)
+				begun := time.Now()
+				m.mustWrite("roles/other", map[string]any{"ttl": 60})
+				m.must(logical.DeleteOperation, path)
+				assert.Zero(t, time.Since(begun))
+				assert.Contains(t, <-said, path+" was deleted while the new values were being verified, so nothing was stored")
+				assert.Nil(t, m.must(logical.ReadOperation, path))
+			})
+		})
+	}
+}
+
+func TestConcurrentWritesLoseNoFields(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		m, fake := mountWithTeam(t)
+		fake.AddKey(consoletest.Key{ID: "new", Secret: "new-secret"})
+		fake.SetDelay(time.Second)
+		for _, path := range []string{"config", "roles/team"} {
+			before := fake.Exchanges()
+			var writers sync.WaitGroup
+			writers.Go(func() { m.mustWrite(path, map[string]any{"api_key_id": "new", "api_key": "new-secret"}) })
+			writers.Go(func() { time.Sleep(500 * time.Millisecond); m.mustWrite(path, map[string]any{"ttl": 77}) })
+			writers.Wait()
+			data := m.mustRead(path).Data
+			assert.EqualValues(t, 77, data["ttl"])
+			assert.Equal(t, "new", data["api_key_id"])
+			assert.Equal(t, before+1, fake.Exchanges(), "what was verified is not verified again")
+		}
+	})
+}
+
+func TestAnotherConsoleForV1NeedsTheSecrets(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		m, _ := warmMount(t, nil)
+		v1 := map[string]any{
+			"credentials_version": "v1", "username": consoletest.DefaultUsername, "password": consoletest.DefaultPassword,
+			"client_id": consoletest.DefaultClientID, "client_secret": consoletest.DefaultClientSecret,
+		}
+		m.mustWrite("config", v1)
+		m.mustWrite("roles/team", v1)
+		evil := map[string]any{"console_url": "https://evil.example", "verify_connection": false}
+		_, message := m.refused(logical.UpdateOperation, "config", evil)
+		assert.Contains(t, message, "console_url is now https://evil.example:443: write password, client_secret again")
+		m.mustWrite("config", v1, evil)
+		_, message = m.refused(logical.ReadOperation, "token/team")
+		assert.Contains(t, message, "the credential of roles/team cannot be used")
+		status := m.mustRead("status/team").Data
+		assert.Equal(t, "refused", status["state"])
+	})
+}
+
+func TestARefusedVerificationOfTheSameKeyDropsItsJWT(t *testing.T) {
+	t.Parallel()
+	for _, path := range []string{"config", "roles/team"} {
+		synctest.Test(t, func(t *testing.T) {
+			m, fake := mountWithTeam(t)
+			token := map[string]string{"config": "token", "roles/team": "token/team"}[path]
+			id := m.mustRead(path).Data["api_key_id"].(string)
+			secret := map[string]string{"config": consoletest.DefaultAPIKey, "roles/team": "team-secret"}[path]
+			m.mustRead(token)
+			fake.RemoveKey(id)
+			m.refused(logical.UpdateOperation, path, map[string]any{"api_key": "another"})
+			m.mustRead(token) // what Snowplow says of another key is no matter
+			m.refused(logical.UpdateOperation, path, map[string]any{"api_key": secret})
+			_, message := m.refused(logical.ReadOperation, token)
+			assert.Contains(t, message, "401")
+			m.restart()
+			m.refused(logical.ReadOperation, token)
+		})
+	}
+}
+
+// A write that changes only ca_cert is verified with the key of its time. If another write replaces the key meanwhile,
+// the JWT of the old key is nobody's.
+func TestTheJWTOfAVerificationIsNotServedForAnotherKey(t *testing.T) {
+	t.Parallel()
+	certificate := consoletest.NewTLSServer(t).CACert()
+	synctest.Test(t, func(t *testing.T) {
+		m, fake := warmMount(t, nil)
+		fake.AddKey(consoletest.Key{ID: "new", Secret: "new-secret"})
+		hold := fake.Hold()
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			m.mustWrite("config", map[string]any{"ca_cert": certificate})
+		}()
+		<-hold.Started()
+		m.mustWrite("config", map[string]any{"api_key_id": "new", "api_key": "new-secret", "ca_cert": certificate, "verify_connection": false})
+		hold.Release()
+		<-done
+		id, _ := fake.Issued(m.accessToken("token"))
+		assert.Equal(t, "new", id)
+	})
+}
+
+func TestAVerifiedWriteEndsTheRefusal(t *testing.T) {
+	t.Parallel()
+	certificate := consoletest.NewTLSServer(t).CACert()
+	synctest.Test(t, func(t *testing.T) {
+		m, fake := warmMount(t, nil)
+		m.must(logical.DeleteOperation, "token")
+		fake.FailAlways(consoletest.Status(http.StatusForbidden, "", nil))
+		m.refused(logical.ReadOperation, "token")
+		fake.ClearFaults()
+		m.mustWrite("config", map[string]any{"ca_cert": certificate})
+		m.mustRead("token")
+		assert.Equal(t, "ok", m.mustRead("status").Data["state"])
+	})
+}
+
+func TestANewKeyIsNotRefusedForTheOldOne(t *testing.T) {
+	t.Parallel()
+	for _, fields := range []map[string]any{{"verify_connection": false}, {"reuse_period": 0}} {
+		synctest.Test(t, func(t *testing.T) {
+			m, fake := warmMount(t, nil)
+			fake.AddKey(consoletest.Key{ID: "new", Secret: "new-secret"})
+			fake.RemoveKey(consoletest.DefaultAPIKeyID)
+			m.must(logical.DeleteOperation, "token")
+			m.refused(logical.ReadOperation, "token")
+			require.Equal(t, "refused", m.mustRead("status").Data["state"])
+			m.mustWrite("config", map[string]any{"api_key_id": "new", "api_key": "new-secret"}, fields)
+			assert.Equal(t, "ok", m.mustRead("status").Data["state"])
+		})
+	}
+}
+
+func TestNullForAFieldThatIsEmptyAnywayWritesNoCredential(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		m, fake := warmMount(t, nil)
+		first := m.accessToken("token")
+		down(fake)
+		m.must(logical.PatchOperation, "config", map[string]any{
+			"ttl": 60, "username": nil, "password": nil, "client_id": nil, "client_secret": nil,
+		})
+		assert.Equal(t, first, m.accessToken("token"))
+	})
+}
+
+func TestAWriteWaitsForAnotherOnlyAsLongAsItsRequestLasts(t *testing.T) {
+	t.Parallel()
+	for name, write := range map[string]struct {
+		operation logical.Operation
+		path      string
+		fields    map[string]any
+	}{
+		"write config":  {logical.UpdateOperation, "config", map[string]any{"ttl": 60}},
+		"write role":    {logical.UpdateOperation, "roles/analytics", map[string]any{"ttl": 60}},
+		"delete config": {logical.DeleteOperation, "config", nil},
+		"delete role":   {logical.DeleteOperation, "roles/analytics", nil},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				m, _ := warmMount(t, nil)
+				m.mustWrite("roles/analytics", map[string]any{"ttl": 30})
+				unlock, err := m.backend.lockWrites(t.Context())
+				require.NoError(t, err)
+				ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+				defer cancel()
+				_, err = m.request(ctx, write.operation, write.path, write.fields)
+				require.ErrorIs(t, err, context.DeadlineExceeded)
+				assert.Contains(t, err.Error(), "waiting for another write")
+				assert.EqualValues(t, 0, m.mustRead("config").Data["ttl"])
+				assert.EqualValues(t, 30, m.mustRead("roles/analytics").Data["ttl"])
+				unlock()
+				m.must(write.operation, write.path, write.fields)
+			})
+		})
+	}
+}
+
+func TestARefusalAtAnotherURLSaysNothingOfTheStoredKey(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		m, console := warmMount(t, nil)
+		first := m.accessToken("token")
+		console.FailNext(1, consoletest.Status(http.StatusUnauthorized, "", nil))
+		status, _ := m.refused(logical.UpdateOperation, "config", map[string]any{
+			"console_url": "https://other.example", "api_key": consoletest.DefaultAPIKey,
+		})
+		assert.Equal(t, http.StatusBadRequest, status)
+		assert.Equal(t, first, m.accessToken("token"))
+	})
+}
+
+func TestAWriteThatWasRateLimitedSaysWhenToTryAgain(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		m, console := warmMount(t, nil)
+		console.FailAlways(consoletest.Status(http.StatusTooManyRequests, "", nil))
+		status, message := m.refused(logical.UpdateOperation, "config", map[string]any{"api_key": consoletest.DefaultAPIKey})
+		assert.Equal(t, http.StatusTooManyRequests, status)
+		_, after, _ := strings.Cut(message, "try again after ")
+		retryAt, err := time.Parse(time.RFC3339, strings.SplitN(after, ";", 2)[0])
+		require.NoError(t, err, message)
+		assert.False(t, retryAt.Before(time.Now().Add(firstBackOff)), message)
+	})
+}
+
+// roundTripper is a transport that is a function.
+type roundTripper func(*http.Request) (*http.Response, error)
+
+func (f roundTripper) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
+
+// FuzzConfigFields writes config. What is accepted can lead a key nowhere but below the URL that was written.
+func FuzzConfigFields(f *testing.F) {
+	const id, home = consoletest.DefaultOrganizationID, "https://console.example.com"
+	for _, organizationID := range []string{id, "", ".", "..", "...", "a/b", "a%2fb", "a\\b", "a?b", "a#b", "a;b", "a b", "a\n", "~", "ä", "\xff", "a@b", "a:b"} {
+		f.Add(organizationID, home, home, "v3", "id", "0", int64(0), "30s", "")
+	}
+	for _, target := range []string{
+		"", "https://x/", "https://x/y/../z", "https://x/%2e%2e/", "https://x/%zz", "https://x:0", "https://x:65536", "https://x:", "https://", "https:///x",
+		"http://x", "http://127.0.0.1:1", "http://[::1]", "http://[::1%25lo]", "http://localhost", "http://localhost.", "http://127.1", "https://a@b",
+		"https://a:canary@b", "https://x?y", "https://x#y", "https://x\\y", "https://x y", "https://x/y z", "https://ex%41mple", "https://ä", "HTTPS://X",
+		"https:x", "//x", "x", "ftp://x", "https://x\r\n", "https://[::1", "https://\u212a.com", "https://x/;y", "https://x//..//", "https://x/\\..\\",
+	} {
+		f.Add(id, target, target, "v3", "id", "1h", int64(3600), "1s", "")
+		f.Add(id, target, target, "v1", "", "1h", int64(3600), "1s", "")
+	}
+	for _, duration := range []string{"0", "-1", "1.5", "500ms", "1d", "1e9", "9223372036854775807", "36028797018963973", "NaN", "ä", " 1", "80s", "81s", "2562047h47m16s"} {
+		f.Add(id, home, home, "v2", "", duration, int64(-1), duration, "")
+	}
+	for _, seconds := range []int64{1, -1, 1 << 33, 1 << 55, 1<<55 + 5, 1<<63 - 1, -1 << 63} {
+		f.Add(id, home, home, "v3", "id", "", seconds, "", "")
+	}
+	f.Add(id, home, home, "v4", "id\r\nX: canary", "0", int64(0), "30s", "-----BEGIN PRIVATE KEY-----\nY2FuYXJ5\n-----END PRIVATE KEY-----\n")
+
+	// One for all inputs: each has a storage of its own, and a write begins anew in memory.
+	made, err := Factory(f.Context(), &logical.BackendConfig{System: &logical.StaticSystemView{}, StorageView: &logical.InmemStorage{}})
+	require.NoError(f, err)
+	f.Cleanup(func() { made.Cleanup(context.Background()) })
+	var sent []*url.URL
+	made.(*backend).newTransport = func(string) (http.RoundTripper, error) {
+		return roundTripper(func(r *http.Request) (*http.Response, error) {
+			sent = append(sent, r.URL)
+			return &http.Response{StatusCode: http.StatusTeapot, Body: http.NoBody}, nil
+		}), nil
+	}
+
+	f.Fuzz(func(t *testing.T, organizationID, consoleURL, authURL, version, keyID, ttl string, reuse int64, timeout, caCert string) {
+		fields := map[string]any{
+			"organization_id": organizationID, "console_url": consoleURL, "auth_url": authURL, "credentials_version": version,
+			"ttl": ttl, "reuse_period": reuse, "request_timeout": timeout, "ca_cert": caCert, "verify_connection": false,
+		}
+		switch version {
+		case "v1":
+			fields["username"], fields["client_id"] = keyID+"bot", "client"
+			fields["password"], fields["client_secret"] = faulttest.CanaryPassword, faulttest.CanaryClientSecret
+		case "v2":
+			fields["api_key"] = faulttest.CanaryKey
+		default:
+			fields["api_key_id"], fields["api_key"] = keyID, faulttest.CanaryKey
+		}
+		storage := &logical.InmemStorage{}
+		request := func(operation logical.Operation, path string, data map[string]any) (*logical.Response, error) {
+			resp, err := made.HandleRequest(t.Context(), &logical.Request{
+				Operation: operation, Path: path, Data: data, Storage: storage, MountPoint: "snowplow/",
+			})
+			for _, secret := range []string{faulttest.CanaryKey, faulttest.CanaryPassword, faulttest.CanaryClientSecret} {
+				assert.NotContains(t, fmt.Sprintf("%+v %v", resp, err), secret)
+			}
+			return resp, err
+		}
+		resp, err := request(logical.CreateOperation, "config", fields)
+		if err != nil || resp.IsError() {
+			return
+		}
+
+		stored, err := loadConfig(t.Context(), storage)
+		require.NoError(t, err)
+		require.NotNil(t, stored)
+		cred := stored.Credential
+		assert.Regexp(t, `^[A-Za-z0-9._~-]+$`, cred.OrganizationID)
+		assert.NotContains(t, []string{".", ".."}, cred.OrganizationID)
+		assert.Equal(t, time.Duration(reuse)*time.Second, stored.ReusePeriod)
+		assert.GreaterOrEqual(t, stored.TTL, time.Duration(0))
+		assert.Zero(t, stored.TTL%time.Second)
+		assert.GreaterOrEqual(t, stored.RequestTimeout, minRequestTimeout)
+		assert.LessOrEqual(t, stored.RequestTimeout, maxRequestTimeout)
+		for _, target := range []string{stored.ConsoleURL, stored.AuthURL} {
+			u, err := url.Parse(target)
+			require.NoError(t, err)
+			require.NotEmpty(t, console.Origin(target))
+			assert.True(t, strings.EqualFold(u.Scheme, "https") || isLoopbackURL(u), target)
+			assert.Nil(t, u.User)
+			assert.Empty(t, u.RawQuery+u.Fragment)
+		}
+
+		// Where the key goes.
+		sent = nil
+		_, _ = request(logical.ReadOperation, "token", nil)
+		require.Len(t, sent, 1)
+		target, below, end := stored.ConsoleURL, "/api/msc/v1/organizations/", "/credentials/"+cred.Version+"/token"
+		if cred.Version == "v1" {
+			target, below, end = stored.AuthURL, "/oauth/", "/oauth/token"
+		}
+		assert.Equal(t, console.Origin(target), cred.WrittenFor)
+		assert.Equal(t, console.Origin(target), console.Origin(sent[0].String()))
+		base, err := url.Parse(target)
+		require.NoError(t, err)
+		assert.Equal(t, base.Host, sent[0].Host)
+		assert.Empty(t, sent[0].RawQuery)
+		// As the least careful server on the way reads it.
+		cleaned := path.Clean(sent[0].Path)
+		assert.True(t, strings.HasPrefix(cleaned, path.Clean(base.Path+below)+"/"), "%s is not below %s", cleaned, base.Path+below)
+		assert.True(t, strings.HasSuffix(cleaned, end), cleaned)
+		if cred.Version != "v1" {
+			assert.Equal(t, cred.OrganizationID, path.Base(strings.TrimSuffix(cleaned, end)))
+		}
+
+		for _, path := range []string{"config", "status"} {
+			resp, err := request(logical.ReadOperation, path, nil)
+			require.NoError(t, err)
+			require.False(t, resp.IsError(), "%v", resp)
+		}
+	})
+}
+
+// isLoopbackURL reports whether a URL names this machine in a way that needs no look-up.
+func isLoopbackURL(u *url.URL) bool {
+	host := strings.ToLower(u.Hostname())
+	return host == "localhost" || host == "::1" || strings.HasPrefix(host, "127.") || strings.HasPrefix(host, "::ffff:")
 }

@@ -1,7 +1,9 @@
 package snowplow
 
 import (
+	"net/http"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/hashicorp/vault/sdk/logical"
@@ -11,20 +13,6 @@ import (
 	"github.com/snowplow-vault/vault-plugin-secrets-snowplow/internal/consoletest"
 	"github.com/snowplow-vault/vault-plugin-secrets-snowplow/internal/redact"
 )
-
-// scopedKey adds a key to the Console, and gives the fields that write it to a role.
-func scopedKey(console *consoletest.Server, id string) map[string]any {
-	console.AddKey(consoletest.Key{ID: id, Secret: "secret-of-" + id})
-	return map[string]any{"api_key_id": id, "api_key": "secret-of-" + id}
-}
-
-// keyIDOf is the ID of the key that a token response came from.
-func keyIDOf(t *testing.T, console *consoletest.Server, resp *logical.Response) string {
-	t.Helper()
-	keyID, ok := console.Issued(resp.Data["access_token"].(string))
-	require.True(t, ok)
-	return keyID
-}
 
 func TestRolesAreWrittenReadListedAndDeleted(t *testing.T) {
 	t.Parallel()
@@ -167,6 +155,9 @@ func TestEachWriteThatLeavesARoleWithoutACredentialSaysSo(t *testing.T) {
 		assert.Equal(t, []string{warnsOfConfigsKey}, resp.Warnings)
 	}
 	assert.Nil(t, m.mustWrite("roles/bare", scopedKey(console, "scoped")), "nothing to warn of any more")
+	m.mustWrite("roles/plain", map[string]any{"ttl": 60})
+	m.must(logical.DeleteOperation, "config")
+	assert.Contains(t, m.mustWrite("roles/plain", map[string]any{"ttl": 30}).Warnings[0], "reads of its token fail")
 }
 
 func TestRolesWithoutACredentialShareTheJWTOfConfig(t *testing.T) {
@@ -183,18 +174,6 @@ func TestRolesWithoutACredentialShareTheJWTOfConfig(t *testing.T) {
 	assert.NotEqual(t, bare, own)
 	assert.NotEqual(t, own, m.mustRead("token/own-b").Data["access_token"], "each write of a key is a credential of its own")
 	assert.Equal(t, 3, console.Exchanges())
-}
-
-func TestAWriteToARoleLeavesOthersAlone(t *testing.T) {
-	t.Parallel()
-	m, console := newConfiguredMount(t)
-	m.mustWrite("roles/a", scopedKey(console, "a"), map[string]any{"verify_connection": false})
-	first, a := m.mustRead("token").Data["access_token"], m.mustRead("token/a").Data["access_token"]
-	m.mustWrite("roles/b", map[string]any{"ttl": 60})
-	m.mustWrite("roles/c", scopedKey(console, "c"), map[string]any{"verify_connection": false})
-	m.must(logical.DeleteOperation, "roles/c")
-	assert.Equal(t, first, m.mustRead("token").Data["access_token"])
-	assert.Equal(t, a, m.mustRead("token/a").Data["access_token"])
 }
 
 func TestRotationOfARoleWhileAnExchangeOfItsOldKeyIsUnderWay(t *testing.T) {
@@ -322,5 +301,111 @@ func TestUnknownRolesLeaveNothingInMemory(t *testing.T) {
 	m.backend.current.Load().roles.Range(func(name, _ any) bool {
 		assert.Fail(t, "kept", name)
 		return true
+	})
+}
+
+func TestARoleLosesItsOwnCredentialOnlyOnPurpose(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct {
+		operation logical.Operation
+		fields    map[string]any
+		says      string
+	}{
+		"empty variables":                {logical.UpdateOperation, map[string]any{"api_key_id": "", "api_key": ""}, "api_key_id is empty"},
+		"an empty file":                  {logical.UpdateOperation, map[string]any{"api_key": "\n"}, "api_key is empty"},
+		"empty values in a patch":        {logical.PatchOperation, map[string]any{"api_key": ""}, "api_key is empty"},
+		"another version":                {logical.UpdateOperation, map[string]any{"credentials_version": "v1"}, "username, password, client_id, client_secret is missing"},
+		"the version of config":          {logical.PatchOperation, map[string]any{"credentials_version": nil}, "is missing: credentials_version v1 needs"},
+		"an empty version":               {logical.UpdateOperation, map[string]any{"credentials_version": ""}, "is missing: credentials_version v1 needs"},
+		"half of it":                     {logical.PatchOperation, map[string]any{"api_key_id": nil}, "api_key_id is missing"},
+		"the key, with an ID beside it":  {logical.PatchOperation, map[string]any{"api_key": nil, "api_key_id": "x"}, "api_key is missing"},
+		"everything, but in another way": {logical.PatchOperation, map[string]any{"api_key": nil, "api_key_id": nil, "password": "x"}, "password does not belong"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				m, console := mountWithTeam(t)
+				m.mustWrite("config", map[string]any{
+					"credentials_version": "v1", "username": consoletest.DefaultUsername, "password": consoletest.DefaultPassword,
+					"client_id": consoletest.DefaultClientID, "client_secret": consoletest.DefaultClientSecret,
+				})
+				status, message := m.refused(test.operation, "roles/team", test.fields)
+				assert.Equal(t, 400, status)
+				assert.Contains(t, message, test.says)
+				m.must(logical.DeleteOperation, "token/team")
+				id, _ := console.Issued(m.accessToken("token/team"))
+				assert.Equal(t, "team", id)
+			})
+		})
+	}
+}
+
+// A role that is written while config moves elsewhere is verified and bound for where config points in the end.
+func TestARoleWrittenWhileConfigMoves(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		m, fake := mountWithTeam(t)
+		fake.SetDelay(5 * time.Second)
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			m.mustWrite("roles/team", map[string]any{"api_key_id": "team", "api_key": "team-secret"})
+		}()
+		time.Sleep(time.Second)
+		m.mustWrite("config", map[string]any{"console_url": "https://elsewhere.example", "api_key": consoletest.DefaultAPIKey, "verify_connection": false})
+		<-done
+		assert.Equal(t, "https://elsewhere.example", m.mustRead("token/team").Data["console_url"])
+	})
+}
+
+func TestARoleWithoutAKeyLeavesTheJWTAndTheWaitOfConfigAlone(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		m, fake := warmMount(t, nil)
+		m.mustWrite("roles/plain", map[string]any{"ttl": 60})
+		first := m.accessToken("token")
+		status, message := m.refused(logical.DeleteOperation, "token/plain")
+		assert.Equal(t, 400, status)
+		assert.Contains(t, message, "vault delete snowplow/token")
+		assert.Equal(t, first, m.accessToken("token"))
+
+		// A role with the same key as config has a credential of its own.
+		m.mustWrite("roles/same", map[string]any{"api_key_id": consoletest.DefaultAPIKeyID, "api_key": consoletest.DefaultAPIKey})
+		m.mustRead("token/same")
+		m.must(logical.DeleteOperation, "roles/same")
+		down(fake)
+		assert.Equal(t, first, m.accessToken("token"))
+
+		m.must(logical.DeleteOperation, "token")
+		fake.FailAlways(consoletest.Status(http.StatusTooManyRequests, "", http.Header{"Retry-After": {"300"}}))
+		m.refused(logical.ReadOperation, "token")
+		before := fake.Exchanges()
+		m.mustWrite("roles/plain", map[string]any{"ttl": 61})
+		m.mustWrite("roles/same", map[string]any{"api_key_id": "x", "api_key": "y", "verify_connection": false})
+		m.refused(logical.ReadOperation, "token")
+		assert.Equal(t, before, fake.Exchanges())
+		m.mustWrite("config", map[string]any{"ttl": 61})
+		m.refused(logical.ReadOperation, "token")
+		assert.Equal(t, before+1, fake.Exchanges(), "a write to config ends the wait")
+	})
+}
+
+// A reader that has taken the placeholder of a role, and reads storage while the role is written, must not leave the
+// old key for later readers.
+func TestAReaderThatRacesAWriteOfItsRole(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		m, fake := mountWithTeam(t)
+		fake.AddKey(consoletest.Key{ID: "new", Secret: "new-secret"})
+		m.restart()
+		m.storage.slowAfter("get", "roles/team", time.Second)
+		done := make(chan string)
+		go func() { done <- m.accessToken("token/team") }()
+		synctest.Wait() // it has read the old role, and is held there
+		m.storage.slowAfter("", "", 0)
+		m.mustWrite("roles/team", map[string]any{"api_key_id": "new", "api_key": "new-secret"})
+		<-done
+		id, _ := fake.Issued(m.accessToken("token/team"))
+		assert.Equal(t, "new", id)
 	})
 }

@@ -6,10 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"net/http"
-	"strconv"
 	"strings"
-	"sync"
-	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -139,24 +136,6 @@ func TestWarmReadTouchesNeitherStorageNorNetwork(t *testing.T) {
 	})
 }
 
-func TestAThousandReadersOfAColdMountMakeOneExchange(t *testing.T) {
-	t.Parallel()
-	m, console := newConfiguredMount(t)
-	hold := console.Hold()
-	var readers sync.WaitGroup
-	for range 1000 {
-		readers.Go(func() { m.mustRead("token") })
-	}
-	<-hold.Started()
-	hold.Release()
-	readers.Wait()
-	assert.Equal(t, 1, console.Exchanges())
-	status := m.mustRead("status").Data
-	assert.EqualValues(t, 1000, status["reads"])
-	assert.EqualValues(t, 1, status["exchanges"])
-	assert.EqualValues(t, 999, status["reused"])
-}
-
 // giveUpReading reads a token, and gives up while the exchange is under way: it is held until it is released.
 func giveUpReading(m *mount, console *consoletest.Server) *consoletest.Hold {
 	m.t.Helper()
@@ -171,26 +150,6 @@ func giveUpReading(m *mount, console *consoletest.Server) *consoletest.Hold {
 	cancel()
 	require.ErrorIs(m.t, <-failed, context.Canceled)
 	return hold
-}
-
-// readLater reads a token in the background. The ID of its key comes from the channel, or nothing if the read fails.
-func readLater(m *mount, console *consoletest.Server, path string) <-chan string {
-	read := make(chan string, 1)
-	go func() {
-		defer close(read)
-		read <- keyIDOf(m.t, console, m.mustRead(path))
-	}()
-	return read
-}
-
-func TestTokenReaderThatGivesUpFailsAlone(t *testing.T) {
-	t.Parallel()
-	m, console := newConfiguredMount(t)
-	hold := giveUpReading(m, console)
-	served := readLater(m, console, "token")
-	hold.Release()
-	assert.Equal(t, consoletest.DefaultAPIKeyID, <-served)
-	assert.Equal(t, 1, console.Exchanges())
 }
 
 func TestStatusDoesNotCountAReaderThatGivesUpAsAFailure(t *testing.T) {
@@ -266,20 +225,6 @@ func TestAStaleJWTComesWithAWarning(t *testing.T) {
 	})
 }
 
-func TestATokenThatIsNoJWTIsLeasedForADay(t *testing.T) {
-	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		server := consoletest.New()
-		m := newMountInBubble(t, server)
-		m.mustWrite("config", defaultKey, map[string]any{"verify_connection": false})
-		server.FailAlways(consoletest.Status(http.StatusOK, `{"accessToken":"opaque~token"}`, nil))
-		resp := m.mustRead("token")
-		assert.Equal(t, "opaque~token", resp.Data["access_token"])
-		assert.Equal(t, "2000-01-02T00:00:00Z", resp.Data["expires_at"])
-		assert.Equal(t, 24*time.Hour, resp.Secret.TTL)
-	})
-}
-
 func TestOnlyARoleWithACredentialOfItsOwnCanForgetItsJWT(t *testing.T) {
 	t.Parallel()
 	m, console := newConfiguredMount(t)
@@ -307,81 +252,6 @@ func TestForgettingSaysThatTheStoredCopyRemains(t *testing.T) {
 		assert.Equal(t, 500, status)
 		assert.Contains(t, message, "its stored copy could not be deleted")
 	})
-}
-
-func TestARefusedKeyIsTriedOnceAndAWriteEndsTheWait(t *testing.T) {
-	t.Parallel()
-	m, console := newConfiguredMount(t)
-	console.RemoveKey(consoletest.DefaultAPIKeyID)
-	var messages []string
-	for range 5 {
-		status, message := m.refused(logical.ReadOperation, "token")
-		assert.Equal(t, 400, status)
-		messages = append(messages, message)
-	}
-	assert.Equal(t, 1, console.Exchanges())
-	assert.Equal(t, strings.Repeat(messages[0], 5), strings.Join(messages, ""))
-	assert.Contains(t, messages[0], "Snowplow Console")
-	assert.Contains(t, messages[0], "401")
-	assert.Contains(t, messages[0], "vault write snowplow/config")
-
-	console.AddKey(consoletest.Key{ID: consoletest.DefaultAPIKeyID, Secret: consoletest.DefaultAPIKey})
-	m.mustWrite("config", map[string]any{"ttl": 60, "verify_connection": false})
-	assert.NotEmpty(t, m.mustRead("token").Data["access_token"])
-}
-
-func TestRotationWhileAnExchangeOfTheOldKeyIsUnderWay(t *testing.T) {
-	t.Parallel()
-	m, console := newConfiguredMount(t)
-	console.AddKey(consoletest.Key{ID: "new-key", Secret: "new-secret"})
-	hold := console.Hold()
-	old := readLater(m, console, "token")
-	<-hold.Started()
-
-	m.mustWrite("config", map[string]any{"api_key_id": "new-key", "api_key": "new-secret"})
-	for range 3 {
-		keyID, _ := console.Issued(m.mustRead("token").Data["access_token"].(string))
-		assert.Equal(t, "new-key", keyID)
-	}
-	hold.Release()
-	assert.Equal(t, consoletest.DefaultAPIKeyID, <-old, "the one who waited gets what it waited for")
-	keyID, _ := console.Issued(m.mustRead("token").Data["access_token"].(string))
-	assert.Equal(t, "new-key", keyID, "the old exchange's JWT was cached")
-}
-
-func TestRotationUnderLoad(t *testing.T) {
-	t.Parallel()
-	m, console := newConfiguredMount(t)
-	// Each write has a key of its own, so that a JWT tells which write it came from.
-	rotate := func(write int) {
-		m.mustWrite("config", scopedKey(console, strconv.Itoa(write)))
-	}
-	rotate(0)
-	var written atomic.Int64 // the last write that has returned
-	stop := make(chan struct{})
-	var readers sync.WaitGroup
-	for range 8 {
-		readers.Go(func() {
-			for {
-				select {
-				case <-stop:
-					return
-				default:
-				}
-				oldest := written.Load()
-				of, err := strconv.Atoi(keyIDOf(t, console, m.mustRead("token")))
-				assert.NoError(t, err)
-				assert.GreaterOrEqual(t, int64(of), oldest, "a JWT of a key that was replaced before the read began")
-			}
-		})
-	}
-	for write := 1; write <= 40; write++ {
-		rotate(write)
-		written.Store(int64(write))
-		assert.Equal(t, strconv.Itoa(write), keyIDOf(t, console, m.mustRead("token")))
-	}
-	close(stop)
-	readers.Wait()
 }
 
 func TestAJWTThatExpiresOnItsWayToTheReaderGetsNoLease(t *testing.T) {
@@ -417,25 +287,6 @@ func TestACredentialWithoutAUsableTransport(t *testing.T) {
 		m.backend.newTransport = works
 		m.mustRead("token")
 	})
-}
-
-func TestACachedJWTBelongsToTheURLsOfItsExchange(t *testing.T) {
-	t.Parallel()
-	for version, config := range map[string]func(*consoletest.Server) map[string]any{"v3": v3Config, "v1": v1Config} {
-		t.Run(version, func(t *testing.T) {
-			t.Parallel()
-			m, console := newConfiguredMount(t)
-			m.mustWrite("config", config(console))
-			first := m.accessToken("token")
-			m.mustWrite("config", map[string]any{"auth_url": console.URL + "/other", "verify_connection": false})
-			if version == "v3" {
-				assert.Equal(t, first, m.accessToken("token"), "v3 does not use auth_url")
-				return
-			}
-			status, _ := m.refused(logical.ReadOperation, "token")
-			assert.Equal(t, http.StatusBadRequest, status, "the fake Console has nothing at this URL")
-		})
-	}
 }
 
 func TestARateLimitedReaderIsToldWhenTheEngineTriesAgain(t *testing.T) {

@@ -169,6 +169,22 @@ func TestCountersOfARoleThatIsGoneAreDropped(t *testing.T) {
 	})
 }
 
+// A role that is written and read while the sweep lists the roles is not on its list.
+func TestARoleWrittenDuringASweepKeepsItsCounters(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		m, _ := warmMount(t, nil)
+		m.storage.slowAfter("list", roleStoragePrefix, time.Second)
+		go m.sweep()
+		synctest.Wait()
+		m.mustWrite("roles/new", map[string]any{"ttl": 60})
+		m.mustRead("token/new")
+		time.Sleep(time.Second)
+		synctest.Wait()
+		assert.Contains(t, m.metrics(), `snowplow_token_reads_total{path="token/new"} 1`)
+	})
+}
+
 func TestVaultSweepsTheMount(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

@@ -329,6 +329,7 @@ func (s *faultyStorage) List(ctx context.Context, prefix string) ([]string, erro
 	if err := s.called("list", prefix); err != nil {
 		return nil, err
 	}
+	defer s.hang("list", prefix, true)
 	return s.Storage.List(ctx, prefix)
 }
 

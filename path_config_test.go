@@ -65,7 +65,9 @@ func TestUpdateKeepsWhatIsLeftOut(t *testing.T) {
 	t.Parallel()
 	m, _ := newConfiguredMount(t, map[string]any{"ttl": "15m", "reuse_period": "5m", "request_timeout": "10s"})
 	before := m.mustRead("config").Data
-	m.mustWrite("config", map[string]any{"ttl": 60, "api_key_id": nil})
+	m.mustWrite("config", map[string]any{
+		"ttl": 60, "reuse_period": nil, "request_timeout": nil, "console_url": nil, "api_key_id": nil, "api_key": nil,
+	})
 	before["ttl"] = int64(60)
 	assert.Equal(t, before, m.mustRead("config").Data)
 	assert.NotEmpty(t, m.mustRead("token").Data["access_token"], "the key was lost")
@@ -292,6 +294,15 @@ func TestAWriteThatLeavesTheCredentialAloneKeepsTheCachedJWT(t *testing.T) {
 
 	m.mustWrite("config", map[string]any{"api_key": consoletest.DefaultAPIKey, "verify_connection": false})
 	assert.NotEqual(t, first, m.mustRead("token").Data["access_token"], "a credential that was written again is a new one")
+}
+
+func TestAVerificationIsTriedAgain(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		m, console := warmMount(t, nil)
+		console.FailNext(2, consoletest.Status(http.StatusServiceUnavailable, "", nil))
+		m.mustWrite("config", map[string]any{"api_key": consoletest.DefaultAPIKey})
+	})
 }
 
 func TestAnEmptyValueDoesNotSwitchVerificationOff(t *testing.T) {

@@ -30,6 +30,7 @@ func TestMetricsCountWhatStatusCounts(t *testing.T) {
 		m, console := warmMount(t, map[string]any{"reuse_period": "1m"})
 		m.mustWrite("roles/team", map[string]any{"ttl": 60})
 		m.mustWrite("roles/unread", map[string]any{"ttl": 60})
+		m.mustRead("status/unread")
 		console.SetDelay(500 * time.Millisecond)
 		m.mustRead("token/team")
 		time.Sleep(2 * time.Minute)

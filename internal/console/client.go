@@ -50,9 +50,7 @@ func NewClient(transport http.RoundTripper, userAgent string) *Client {
 	}
 }
 
-// NewTransport makes a transport that trusts the system's roots and the CA bundle caCert (PEM, may be empty). A bundle
-// is checked by ParseCACert when it is written; here it may be one that v0.x accepted, with other text between the
-// blocks.
+// NewTransport makes a transport that trusts the system's roots and the CA bundle caCert (PEM, may be empty).
 func NewTransport(caCert string) (http.RoundTripper, error) {
 	transport := cleanhttp.DefaultPooledTransport()
 	transport.TLSClientConfig = &tls.Config{MinVersion: tls.VersionTLS12}
@@ -77,14 +75,16 @@ func NewTransport(caCert string) (http.RoundTripper, error) {
 		return proxyError{answer.StatusCode}
 	}
 	if caCert != "" {
+		certificates, err := ParseCACert(caCert)
+		if err != nil {
+			return nil, err
+		}
 		roots, err := x509.SystemCertPool()
 		if err != nil {
 			return nil, fmt.Errorf("reading the system's CA certificates: %w", err)
 		}
-		for block, rest := pem.Decode([]byte(caCert)); block != nil; block, rest = pem.Decode(rest) {
-			if certificate, err := x509.ParseCertificate(block.Bytes); err == nil {
-				roots.AddCert(certificate)
-			}
+		for _, certificate := range certificates {
+			roots.AddCert(certificate)
 		}
 		transport.TLSClientConfig.RootCAs = roots
 	}

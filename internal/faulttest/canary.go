@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"html"
 	"net/url"
+	"regexp"
 	"strconv"
 	"strings"
 	"unicode/utf16"
@@ -88,6 +89,9 @@ var Echoes = map[string]func(string) string{
 	"base64 without =":      func(s string) string { return base64.RawStdEncoding.EncodeToString([]byte(s)) },
 	"base64url":             func(s string) string { return base64.URLEncoding.EncodeToString([]byte(s)) },
 	"base64url without =":   func(s string) string { return base64.RawURLEncoding.EncodeToString([]byte(s)) },
+	"a header in base64":    func(s string) string { return folded(base64.StdEncoding, "X-API-Key: "+s+"\r\n") },
+	"a header in base64url": func(s string) string { return folded(base64.RawURLEncoding, "X-Key: "+s+"\r\n") },
+	"in upper case":         strings.ToUpper,
 	"a Go string":           strconv.Quote,
 	"with control characters": func(s string) string {
 		return s[:3] + "\x00\x1b\u200b" + s[3:]
@@ -97,6 +101,11 @@ var Echoes = map[string]func(string) string{
 		return string(runes[:7]) + "\n" + string(runes[7:])
 	},
 	"Node's Buffer": nodeBuffer,
+}
+
+// folded is base64 in lines that are too short to look like a key.
+func folded(encoding *base64.Encoding, s string) string {
+	return regexp.MustCompile(`.{20}`).ReplaceAllString(encoding.EncodeToString([]byte(s)), "$0\n")
 }
 
 // nodeBuffer is how Node writes a Buffer as JSON.

@@ -86,14 +86,17 @@ func sharesWindow(texts []string, form string) bool {
 // encodings lists the forms in which a server may write a secret that no unescaping takes back: base64, hexadecimal,
 // and the bytes as decimal numbers, as Node prints a Buffer.
 func encodings(secret string) []string {
+	forms := append(decodings(secret), hex.EncodeToString([]byte(secret)))
+	// In base64, a secret reads in three ways, by where in a group of three bytes it begins.
+	for before := range 3 {
+		encoded := base64.RawStdEncoding.EncodeToString([]byte("..."[:before] + secret))
+		forms = append(forms, encoded[(before*8+5)/6:(before+len(secret))*8/6])
+	}
 	var decimal strings.Builder
 	for _, b := range []byte(secret) {
 		decimal.WriteString(strconv.Itoa(int(b)))
 	}
-	return append(decodings(secret),
-		base64.StdEncoding.EncodeToString([]byte(secret)),
-		hex.EncodeToString([]byte(secret)),
-		decimal.String())
+	return append(forms, decimal.String())
 }
 
 // decodings returns text, and what it reads as without up to three layers of JSON's, HTML's and URLs' escapes.
@@ -137,15 +140,13 @@ func unescapeUTF16(escaped string) string {
 	return string(utf16.Decode(units))
 }
 
-// lettersOf keeps the letters and digits of ASCII, in lower case, and every character beyond ASCII that Printable keeps:
-// one that it removes could stand between the parts of a secret until then.
+// lettersOf keeps letters and digits, in lower case, and beyond ASCII all that Printable keeps: an invisible character
+// must not split a secret.
 func lettersOf(text string) string {
 	return strings.Map(func(r rune) rune {
-		switch {
-		case r >= 'a' && r <= 'z', r >= '0' && r <= '9', r >= utf8.RuneSelf && r != utf8.RuneError && unicode.IsPrint(r):
+		r = unicode.ToLower(r)
+		if r >= 'a' && r <= 'z' || r >= '0' && r <= '9' || r >= utf8.RuneSelf && r != utf8.RuneError && unicode.IsPrint(r) {
 			return r
-		case r >= 'A' && r <= 'Z':
-			return r - 'A' + 'a'
 		}
 		return -1
 	}, text)

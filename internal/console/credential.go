@@ -7,6 +7,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"unicode"
 
 	"github.com/snowplow-vault/vault-plugin-secrets-snowplow/internal/redact"
 )
@@ -140,57 +141,100 @@ type Getter func(field string) (value *string, given bool)
 // another organization or version, gets the given ID. Errors are the caller's to correct.
 func (c *Credential) Merge(get Getter, defaultVersion, id string) (dropped []string, err error) {
 	before := *c
+	get = get.trimmed()
 	if version, given := get("credentials_version"); given || c.Version == "" {
-		c.Version = defaultVersion
-		if version != nil && *version != "" {
-			c.Version = trimmed(*version)
-		}
+		c.Version = cmp.Or(text(version), defaultVersion)
 	}
 	if !slices.Contains(Versions, c.Version) {
 		return nil, errors.New("credentials_version must be v3, v2 or v1")
 	}
 	if organizationID, given := get("organization_id"); given {
-		c.OrganizationID = ""
-		if organizationID != nil {
-			c.OrganizationID = trimmed(*organizationID)
-		}
+		c.OrganizationID = text(organizationID)
 	}
 	if c.removedBy(get) {
-		c.clear()
+		*c = Credential{Version: c.Version, OrganizationID: c.OrganizationID}
 		return nil, c.check()
 	}
+	written, dropped, err := c.mergeKey(get)
+	if err != nil {
+		return nil, err
+	}
+	if c.Empty() && !before.Empty() {
+		return nil, c.incomplete(NamesOf(c.Version))
+	}
+	if !c.Empty() && (written || c.Version != before.Version || c.OrganizationID != before.OrganizationID) {
+		c.ID = id
+	}
+	return dropped, c.check()
+}
+
+// mergeKey merges the parts of the key. It reports whether one of them was written, and which ones the version made
+// superfluous.
+func (c *Credential) mergeKey(get Getter) (written bool, dropped []string, err error) {
 	var foreign []string
-	written := c.Version != before.Version || c.OrganizationID != before.OrganizationID
 	for _, field := range Fields {
 		value, given := get(field.Name)
 		stored := field.value(c)
-		written = written || given && (value != nil || *stored != redact.Secret{})
+		if value != nil {
+			if err := field.check(*value); err != nil {
+				return false, nil, err
+			}
+		}
+		written = written || value != nil || given && *stored != redact.Secret{}
 		switch {
-		case given && value != nil && trimmed(*value) == "":
-			return nil, fmt.Errorf("%s is empty: an unset variable or an empty file is the usual reason; leave the field out to keep its value", field.Name)
-		case given && value != nil && len(*value) > maxCredentialField:
-			return nil, fmt.Errorf("%s must be at most %d bytes long", field.Name, maxCredentialField)
-		case given && value != nil && !field.belongsTo(c.Version):
+		case value != nil && !field.belongsTo(c.Version):
 			foreign = append(foreign, field.Name)
-		case given && value != nil:
-			*stored = redact.NewSecret(trimmed(*value))
 		case given:
-			*stored = redact.Secret{}
+			*stored = redact.NewSecret(text(value))
 		case *stored != redact.Secret{} && !field.belongsTo(c.Version):
 			*stored = redact.Secret{}
 			dropped = append(dropped, field.Name)
 		}
 	}
 	if len(foreign) > 0 {
-		return nil, fmt.Errorf("%s does not belong to credentials_version %s, which needs %s", strings.Join(foreign, ", "), c.Version, NamesOf(c.Version))
+		return false, nil, fmt.Errorf("%s does not belong to credentials_version %s, which needs %s", strings.Join(foreign, ", "), c.Version, NamesOf(c.Version))
 	}
-	if c.Empty() && !before.Empty() {
-		return nil, c.incomplete(NamesOf(c.Version))
+	return written, dropped, nil
+}
+
+// trimmed drops line breaks at the end: editors end files with one, and no field of a credential does.
+func (get Getter) trimmed() Getter {
+	return func(field string) (*string, bool) {
+		value, given := get(field)
+		if value == nil {
+			return nil, given
+		}
+		trimmed := strings.TrimRight(*value, "\r\n")
+		return &trimmed, given
 	}
-	if written && !c.Empty() {
-		c.ID = id
+}
+
+// text returns a value, empty for null.
+func text(value *string) string {
+	if value == nil {
+		return ""
 	}
-	return dropped, c.check()
+	return *value
+}
+
+// check validates a value that is written to the field.
+func (f Field) check(value string) error {
+	invisible := func(r rune) bool { return r == unicode.ReplacementChar || !unicode.IsGraphic(r) }
+	switch {
+	case value == "":
+		return fmt.Errorf("%s is empty: an unset variable or an empty file is the usual reason; leave the field out to keep its value", f.Name)
+	case len(value) > maxCredentialField:
+		return fmt.Errorf("%s must be at most %d bytes long", f.Name, maxCredentialField)
+	case strings.Contains(value, "\x00"):
+		return fmt.Errorf("%s contains a NUL: its file's encoding is probably UTF-16, as PowerShell writes it; save it as UTF-8 without a byte order mark", f.Name)
+	case strings.HasPrefix(value, "\ufeff"):
+		return fmt.Errorf("%s begins with a byte order mark: its file's encoding is UTF-8 with one, as PowerShell writes it; save it as UTF-8 without a byte order mark", f.Name)
+	case strings.ContainsFunc(value, invisible):
+		return fmt.Errorf("%s contains an invisible character, or its file's encoding is not UTF-8: save it as UTF-8 without a byte order mark", f.Name)
+	case !f.Legacy() && !headerValue.MatchString(value):
+		return fmt.Errorf("%s contains white space or a character that no API key has: copy it exactly as Console shows it", f.Name)
+	}
+	return nil
 }
 
 // SameKey reports whether both are the same key for the same organization, whenever they were written.
@@ -214,14 +258,6 @@ func (c *Credential) removedBy(get Getter) bool {
 	}
 	return true
 }
-
-// clear leaves a credential that says which exchange and organization, but has no key.
-func (c *Credential) clear() {
-	*c = Credential{Version: c.Version, OrganizationID: c.OrganizationID}
-}
-
-// trimmed drops a line break at the end: editors end files with one, and no field of a credential does.
-func trimmed(value string) string { return strings.TrimRight(value, "\r\n") }
 
 func (c Credential) incomplete(missing string) error {
 	return fmt.Errorf("%s is missing: credentials_version %s needs %s", missing, c.Version, NamesOf(c.Version))
@@ -250,11 +286,6 @@ func (c Credential) check() error {
 	}
 	if id := c.OrganizationID; id != "" && (!pathSegment.MatchString(id) || id == "." || id == ".." || len(id) > maxOrganizationID) {
 		return fmt.Errorf("organization_id must be one path segment of at most %d characters: the UUID on Console's Manage organization page", maxOrganizationID)
-	}
-	for _, field := range Fields {
-		if !field.Legacy() && !headerValue.MatchString(field.text(c)) {
-			return fmt.Errorf("%s contains white space or a character that no API key has: copy it exactly as Console shows it", field.Name)
-		}
 	}
 	return nil
 }

@@ -82,6 +82,8 @@ func TestEachWriteOfACredentialGivesItANewID(t *testing.T) {
 func TestMergeRefusesHalfACredential(t *testing.T) {
 	t.Parallel()
 	whole := Credential{Version: V3, OrganizationID: "org", APIKeyID: redact.NewSecret("id"), APIKey: redact.NewSecret("key")}
+	secret := redact.NewSecret("secret")
+	botUser := Credential{Version: V1, OrganizationID: "org", Username: redact.NewSecret("user"), Password: secret, ClientID: redact.NewSecret("client"), ClientSecret: secret}
 	long := strings.Repeat("x", maxCredentialField)
 	for name, test := range map[string]struct {
 		stored Credential
@@ -108,6 +110,15 @@ func TestMergeRefusesHalfACredential(t *testing.T) {
 		"a long organization":       {whole, map[string]any{"organization_id": strings.Repeat("x", maxOrganizationID)}, ""},
 		"a longer organization":     {whole, map[string]any{"organization_id": strings.Repeat("x", maxOrganizationID+1)}, "at most 256 characters"},
 		"a key with a blank":        {whole, map[string]any{"api_key": "k ey"}, "api_key contains white space"},
+		"line breaks at the end":    {whole, map[string]any{"api_key": long + "\r\n\n", "organization_id": "org\n"}, ""},
+		// Vault's CLI sends a file as JSON, in which each byte that is not UTF-8 becomes U+FFFD.
+		"UTF-8 with a mark":    {whole, map[string]any{"api_key": "\ufeffkey\r\n"}, "api_key begins with a byte order mark"},
+		"UTF-16":               {whole, map[string]any{"api_key": "\ufffd\ufffdk\x00e\x00y\x00\r\x00\n\x00"}, "encoding is probably UTF-16"},
+		"UTF-16, big-endian":   {whole, map[string]any{"api_key_id": "\x00i\x00d\x00\r\x00\n"}, "encoding is probably UTF-16"},
+		"UTF-16 without ASCII": {botUser, map[string]any{"password": "\ufffd\ufffd\ufffd\u0128"}, "password contains an invisible character, or its file's encoding is not UTF-8"},
+		"Latin-1":              {botUser, map[string]any{"username": "J\xfcrgen"}, "username contains an invisible character, or its file's encoding is not UTF-8"},
+		"a zero-width space":   {whole, map[string]any{"api_key": "k\u200bey"}, "api_key contains an invisible character"},
+		"a password of words":  {botUser, map[string]any{"password": "pässwörd \u00a0 🔑"}, ""},
 	} {
 		c := test.stored
 		_, err := c.Merge(written(test.fields), V3, "new")
@@ -116,6 +127,7 @@ func TestMergeRefusesHalfACredential(t *testing.T) {
 			continue
 		}
 		assert.ErrorContains(t, err, test.says, name)
+		assert.NotRegexp(t, `[^ -~]`, err.Error(), name)
 	}
 }
 

@@ -89,14 +89,14 @@ func withRemedy(err error, path string, to target, retryAt time.Time) error {
 	}
 	switch failed.Reason {
 	case console.ReasonRefused:
-		const where = "Console under Settings > Manage organization > API keys"
+		const where = "Console under " + console.KeysPage
 		switch to.credential.Version {
 		case console.V1:
 			return fmt.Errorf("%w: check that username, password, client_id and client_secret belong together and are complete, and write them with 'vault write %s username=<NAME> password=@<file> client_id=<ID> client_secret=@<file>'", err, path)
 		case console.V2:
-			return fmt.Errorf("%w: check that api_key is complete and was not deleted; create a new key in %s, and write it with 'vault write %s credentials_version=v3 api_key_id=<ID> api_key=@<file>'", err, where, path)
+			return fmt.Errorf("%w: check that api_key is complete and was not deleted; create a new Snowplow API key in %s, and write it with 'vault write %s credentials_version=v3 api_key_id=<ID> api_key=@<file>'", err, where, path)
 		default:
-			return fmt.Errorf("%w: check that api_key_id and api_key belong together and are complete; create a new key in %s, and write it with 'vault write %s api_key_id=<ID> api_key=@<file>'", err, where, path)
+			return fmt.Errorf("%w: check that api_key_id and api_key belong together and are complete; create a new Snowplow API key in %s, and write it with 'vault write %s api_key_id=<ID> api_key=@<file>'", err, where, path)
 		}
 	case console.ReasonRateLimited:
 		// Rounded up: Vault answers with an error before that.

@@ -94,7 +94,7 @@ func TestEachFailureReachesTheReader(t *testing.T) {
 	t.Parallel()
 	const (
 		url     = "https://console.example.com/behind/a/gateway"
-		makeKey = "Console under Settings > Manage organization > API keys"
+		makeKey = "create a new Snowplow API key in Console under Settings > Manage organization > View and manage API keys"
 	)
 	for _, test := range []struct {
 		version string

@@ -23,6 +23,9 @@ const (
 // Versions lists the exchanges, newest first.
 var Versions = []string{V3, V2, V1}
 
+// KeysPage is where Console makes API keys.
+const KeysPage = "Settings > Manage organization > View and manage API keys"
+
 const (
 	maxOrganizationID  = 256     // characters
 	maxCredentialField = 4 << 10 // bytes
@@ -63,8 +66,8 @@ type Field struct {
 
 // Fields lists the parts of a credential, in the order in which users are told of them.
 var Fields = []Field{
-	{"api_key_id", "API key ID", "ID of the API key. Required for v3.", false, []string{V3}, func(c *Credential) *redact.Secret { return &c.APIKeyID }},
-	{"api_key", "API key", "The API key; never returned. Required for v3 and v2.", true, []string{V3, V2}, func(c *Credential) *redact.Secret { return &c.APIKey }},
+	{"api_key_id", "API key ID", "ID of the API key, from Console under " + KeysPage + ". Required for v3.", false, []string{V3}, func(c *Credential) *redact.Secret { return &c.APIKeyID }},
+	{"api_key", "API key", "The API key, of the type Snowplow API key; never returned. Required for v3 and v2.", true, []string{V3, V2}, func(c *Credential) *redact.Secret { return &c.APIKey }},
 	{"username", "Username", "Name of the bot user. Required for v1.", false, []string{V1}, func(c *Credential) *redact.Secret { return &c.Username }},
 	{"password", "Password", "Password of the bot user; never returned. Required for v1.", true, []string{V1}, func(c *Credential) *redact.Secret { return &c.Password }},
 	{"client_id", "Client ID", "Client ID of the password flow. Required for v1.", false, []string{V1}, func(c *Credential) *redact.Secret { return &c.ClientID }},
@@ -300,7 +303,7 @@ func (c Credential) Warnings() []string {
 	case V2:
 		warnings = append(warnings, "credentials_version v2 is deprecated: Snowplow will remove it; write api_key_id and credentials_version=v3 to move to v3")
 	case V1:
-		warnings = append(warnings, "credentials_version v1 is deprecated: Snowplow keeps this legacy password flow only for those who have it; create an API key in Console and move to v3")
+		warnings = append(warnings, "credentials_version v1 is deprecated: Snowplow keeps this legacy password flow only for those who have it; create a Snowplow API key in Console under "+KeysPage+" and move to v3")
 	}
 	return warnings
 }

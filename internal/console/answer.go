@@ -24,10 +24,10 @@ const (
 	maxRetryAfter = 5 * time.Minute
 )
 
-// judge reads an answer whose request began at started and whose header came at answered.
-func (e *exchange) judge(answer *http.Response, started, answered time.Time) (Token, *Error) {
+// judge returns the token of an answer, or what the answer means instead.
+func (e *exchange) judge(answer *http.Response) (Token, *Error) {
 	if answer.StatusCode == http.StatusOK {
-		return e.readToken(answer, started, answered)
+		return e.readToken(answer)
 	}
 	failed := e.refusal(answer)
 	failed.RetryAfter = retryAfter(answer)
@@ -56,7 +56,7 @@ func (e *exchange) refusal(answer *http.Response) *Error {
 }
 
 // readToken takes the token out of an answer with status 200.
-func (e *exchange) readToken(answer *http.Response, started, answered time.Time) (Token, *Error) {
+func (e *exchange) readToken(answer *http.Response) (Token, *Error) {
 	body, err := io.ReadAll(io.LimitReader(answer.Body, maxAnswer+1))
 	switch {
 	case errors.Is(err, context.DeadlineExceeded):
@@ -82,15 +82,14 @@ func (e *exchange) readToken(answer *http.Response, started, answered time.Time)
 	if json.Unmarshal(fields["token_type"], &kind) == nil && kind != "" && !strings.EqualFold(kind, "Bearer") {
 		return Token{}, e.errorf(ReasonUpstream, "sent a malformed answer: its token_type is not Bearer")
 	}
-	return e.accept(bearer, fields["expires_in"], answer.Header.Get("Date"), started, answered)
+	return e.accept(bearer, fields["expires_in"], answer.Header.Get("Date"))
 }
 
-// accept works out how long a token may be used. Of the two clocks the later one counts, so that no lease outlives its
-// token where Vault's clock is behind; where it is ahead, the lease ends early. Snowplow tells its time to the second,
-// so a smaller difference goes unseen.
-func (e *exchange) accept(bearer string, expiresIn json.RawMessage, date string, started, answered time.Time) (Token, *Error) {
+// accept works out how long a token may be used. Of Vault's clock and Snowplow's the later one counts, so that no lease
+// outlives its token where Vault's is behind; where Vault's is ahead, the lease ends early.
+func (e *exchange) accept(bearer string, expiresIn json.RawMessage, date string) (Token, *Error) {
 	now := time.Now()
-	took := now.Sub(started)
+	took := now.Sub(e.started)
 	issuedAt, expiresAt := jwtTimes(bearer)
 	theirs := issuedAt
 	if sentAt, err := http.ParseTime(date); err == nil && sentAt.After(issuedAt) {
@@ -99,15 +98,15 @@ func (e *exchange) accept(bearer string, expiresIn json.RawMessage, date string,
 	latest := now
 	switch {
 	case expiresAt.IsZero():
-		expiresAt = started.Add(validityOf(expiresIn)).UTC()
-	case theirs.After(answered), took >= time.Second:
-		// It was cut to the second, and written at any time since the try began: a slow answer hides a difference.
+		expiresAt = e.started.Add(validityOf(expiresIn)).UTC()
+	case theirs.After(e.answered), took >= time.Second:
+		// Their time has whole seconds and may have been set any time during the request, so allow for both.
 		if bound := theirs.Add(time.Second + took); bound.After(now) {
 			latest = bound
 		}
 	}
 	validity := expiresAt.Sub(latest)
-	if validity < MinValidity && expiresAt.Sub(now) >= MinValidity && !theirs.After(answered) {
+	if validity < MinValidity && expiresAt.Sub(now) >= MinValidity && !theirs.After(e.answered) {
 		return Token{}, e.errorf(ReasonUpstream, "took %s to answer, too long for a JWT that expires at %s", took.Round(time.Second), expiresAt.Format(time.RFC3339))
 	}
 	if validity < MinValidity {
@@ -117,7 +116,7 @@ func (e *exchange) accept(bearer string, expiresIn json.RawMessage, date string,
 		return Token{}, failed
 	}
 	if issuedAt.IsZero() {
-		issuedAt = started.UTC()
+		issuedAt = e.started.UTC()
 	}
 	return Token{Bearer: redact.NewSecret(bearer), IssuedAt: issuedAt, ExpiresAt: expiresAt, Validity: validity, ObtainedAt: now}, nil
 }

@@ -65,8 +65,8 @@ func FuzzAnswer(f *testing.F) {
 			e := &exchange{Request: Request{
 				Credential: cred, Timeout: time.Second,
 				Endpoints: Endpoints{ConsoleURL: "https://console.example.com", AuthURL: "https://id.example.com"},
-			}}
-			token, failed := e.judge(answer, now, now)
+			}, started: now, answered: now}
+			token, failed := e.judge(answer)
 			if failed == nil {
 				assert.True(t, isBearerToken(token.Bearer.Reveal()), "%q", token.Bearer.Reveal())
 				assert.GreaterOrEqual(t, token.Validity, MinValidity)

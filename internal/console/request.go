@@ -20,6 +20,9 @@ type exchange struct {
 	Request
 
 	client *Client
+
+	// When the request of the try under way began, and when the header of its answer came.
+	started, answered time.Time
 }
 
 // target returns the URL that the credential is sent to.
@@ -46,13 +49,14 @@ func (e *exchange) try(ctx context.Context) (Token, *Error) {
 	if err != nil {
 		return Token{}, e.errorf(ReasonRejected, "cannot be asked: its URL and organization_id do not form a valid URL; check both")
 	}
-	started := time.Now()
+	e.started = time.Now()
 	answer, err := e.client.http.Do(request)
+	e.answered = time.Now()
 	var proxy proxyError
 	switch {
 	case err == nil:
 		defer answer.Body.Close()
-		return e.judge(answer, started, time.Now())
+		return e.judge(answer)
 	case errors.As(err, &proxy):
 		return Token{}, e.unreachable("%s", proxy)
 	case ctx.Err() != nil:

@@ -113,9 +113,9 @@ func (b *backend) HandleRequest(ctx context.Context, req *logical.Request) (*log
 	var failed *console.Error
 	switch {
 	case errors.Is(err, errConfigNotWritten):
-		return logical.ErrorResponse("%s: run 'vault write %sconfig organization_id=<UUID> api_key_id=<ID> api_key=@<file>'", err, req.MountPoint), nil
+		return logical.ErrorResponse("%s: run 'vault write %sconfig organization_id=<UUID> api_key_id=<ID> api_key=@<file>', %s", err, req.MountPoint, orAsk), nil
 	case errors.Is(err, logical.ErrUnsupportedPath) && badRoleName(req.Path) != "":
-		return logical.ErrorResponse("%q cannot be the name of a role: it must consist of letters, digits, '_', '-' and '.', and begin and end with a letter, a digit or '_'",
+		return logical.ErrorResponse("%q cannot be the name of a role: it must consist of letters, digits, '_', '-' and '.', begin and end with a letter, a digit or '_', and have no two dots in a row",
 			redact.Printable(badRoleName(req.Path), 64)), nil
 	case errors.As(err, &invalid):
 		return logical.ErrorResponse(err.Error()), nil

@@ -80,6 +80,19 @@ func (b *backend) verify(ctx context.Context, to target, timeout time.Duration, 
 	return console.Token{}, err
 }
 
+// withReadersRemedy is withRemedy for those who may not be able to write the credential.
+func withReadersRemedy(err error, path string, to target, retryAt time.Time) error {
+	var failed *console.Error
+	remedy := withRemedy(err, path, to, retryAt)
+	if errors.As(err, &failed) && (failed.Reason == console.ReasonRefused || failed.Reason == console.ReasonUnknownOrganization) {
+		return fmt.Errorf("%w, %s", remedy, orAsk)
+	}
+	return remedy
+}
+
+// orAsk ends a message that gives the command to write a credential.
+const orAsk = "or ask whoever manages the engine"
+
 // withRemedy appends what can be done about a failed exchange: by those who may write the credential, which is stored at
 // path, and by those who can only wait until retryAt.
 func withRemedy(err error, path string, to target, retryAt time.Time) error {

@@ -104,7 +104,7 @@ func TestEachFailureReachesTheReader(t *testing.T) {
 	}{
 		{"v3", consoletest.Echo(401), 400, []string{
 			"401 Unauthorized", "check that api_key_id and api_key belong together and are complete", makeKey,
-			"'vault write snowplow/config api_key_id=<ID> api_key=@<file>'"}},
+			"'vault write snowplow/config api_key_id=<ID> api_key=@<file>', or ask whoever manages the engine"}},
 		{"v2", consoletest.Echo(403), 400, []string{
 			"403 Forbidden", "check that api_key is complete", makeKey,
 			"'vault write snowplow/config credentials_version=v3 api_key_id=<ID> api_key=@<file>'"}},
@@ -113,7 +113,7 @@ func TestEachFailureReachesTheReader(t *testing.T) {
 			"'vault write snowplow/config username=<NAME> password=@<file> client_id=<ID> client_secret=@<file>'"}},
 		{"v3", consoletest.Echo(404), 400, []string{
 			consoletest.DefaultOrganizationID, "Console's Manage organization page",
-			"'vault write snowplow/config organization_id=<UUID>', and check console_url, which has a path"}},
+			"'vault write snowplow/config organization_id=<UUID>', and check console_url, which has a path, or ask whoever manages the engine"}},
 		{"v3", consoletest.Echo(422), 400, []string{"422 Unprocessable Entity"}},
 		{"v3", consoletest.Echo(429), 429, []string{"try again after 2000-01-01T00:00:0"}},
 		{"v3", consoletest.Echo(503), 502, []string{"503 Service Unavailable"}},
@@ -350,7 +350,7 @@ func TestAKeyGoesWhereItWasWrittenForAndNowhereElse(t *testing.T) {
 		"a backslash and a line break": {false, func(evil, console string) []step {
 			return []step{
 				refusedWrite("config", map[string]any{"console_url": console + `\@` + strings.TrimPrefix(evil, "http://"), "verify_connection": false}),
-				refusedWrite("config", map[string]any{"console_url": console + "\n", "verify_connection": false}),
+				refusedWrite("config", map[string]any{"console_url": console + "\n.example", "verify_connection": false}),
 			}
 		}},
 		"an organization that leaves the path": {false, func(evil, _ string) []step {

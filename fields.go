@@ -6,6 +6,7 @@ import (
 	"maps"
 	"math"
 	"net/http"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -105,7 +106,13 @@ func (in input) text(name string) (value string, given bool) {
 	if !given || cleared {
 		return "", given
 	}
-	return in.data.Get(name).(string), true
+	return in.line(name), true
+}
+
+// line returns a string field without the line breaks at its end: editors end files with one, and no value does. PEM
+// does not mind.
+func (in input) line(name string) string {
+	return strings.TrimRight(in.data.Get(name).(string), "\r\n")
 }
 
 // credential returns a field of a credential as console.Getter does.
@@ -114,8 +121,8 @@ func (in input) credential(name string) (value *string, given bool) {
 	if !present || raw == nil {
 		return nil, present && in.patch
 	}
-	text := in.data.Get(name).(string)
-	return &text, true
+	line := in.line(name)
+	return &line, true
 }
 
 // flag returns a bool field, or its default if it is left out or reset.
@@ -249,11 +256,34 @@ func roleNameField(field string) map[string]*framework.FieldSchema {
 	}}
 }
 
-// roleOf returns the role that a path names, empty on a path without one.
-func roleOf(data *framework.FieldData) string {
-	role, _ := data.GetOk("role")
-	name, _ := role.(string)
-	return name
+// roleNamePattern is the SDK's for names, but for two dots in a row, which Vault's storage refuses.
+const roleNamePattern = `\w(?:(?:\.?[\w-])*\.?\w)?`
+
+var roleName = regexp.MustCompile(`^` + roleNamePattern + `$`)
+
+// withRoleName returns the pattern of a path below prefix whose last part is a role's name, captured as field.
+func withRoleName(prefix, field string) string {
+	return prefix + "(?P<" + field + ">" + roleNamePattern + ")"
+}
+
+// roleOf returns the role that a path names, empty on a path without one. There, a role in the parameters is refused:
+// the answer would be config's without a word.
+func roleOf(req *logical.Request, data *framework.FieldData) (string, error) {
+	if _, named := data.Schema["role"]; named {
+		return data.Get("role").(string), nil
+	}
+	for _, parameter := range []string{"role", "name"} {
+		value, given := req.Data[parameter]
+		if !given {
+			continue
+		}
+		role, _ := value.(string)
+		if !roleName.MatchString(role) {
+			role = "<role>"
+		}
+		return "", invalidf("%s is not a parameter of %s: read %s/%s instead", parameter, req.Path, req.Path, role)
+	}
+	return "", nil
 }
 
 // forwardToPrimary marks an operation that writes to storage, which only the active node of the primary cluster can.

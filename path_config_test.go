@@ -54,7 +54,7 @@ func TestConfigThatIsNotWritten(t *testing.T) {
 	for _, path := range []string{"token", "status"} {
 		status, message := m.refused(logical.ReadOperation, path)
 		assert.Equal(t, 400, status)
-		assert.Contains(t, message, "the engine is not configured: run 'vault write snowplow/config organization_id=<UUID> api_key_id=<ID> api_key=@<file>'")
+		assert.Contains(t, message, "the engine is not configured: run 'vault write snowplow/config organization_id=<UUID> api_key_id=<ID> api_key=@<file>', or ask whoever manages the engine")
 	}
 	status, message := m.refused(logical.PatchOperation, "config", map[string]any{"ttl": 60})
 	assert.Equal(t, 400, status)
@@ -135,6 +135,7 @@ func TestConfigRefusesWhatItCannotHold(t *testing.T) {
 		"organization with a query":  {map[string]any{"organization_id": "a?b"}, []string{"organization_id"}},
 		"no organization":            {map[string]any{"organization_id": ""}, []string{"organization_id is missing"}},
 		"no key":                     {map[string]any{"api_key": "", "api_key_id": ""}, []string{"api_key_id is empty", "unset variable"}},
+		"key in UTF-16":              {map[string]any{"api_key": "c\x00a\x00n\x00"}, []string{"api_key contains a NUL", "UTF-16"}},
 		"key of two lines":           {map[string]any{"api_key": canary + "\n" + canary}, []string{"api_key contains"}},
 		"key that adds a header":     {map[string]any{"api_key": "x\r\nX-Evil: " + canary}, []string{"api_key contains"}},
 		"key that is a list":         {map[string]any{"api_key": []any{canary}}, []string{"api_key must be a single value, not an object or a list"}},
@@ -339,13 +340,19 @@ func TestAnEmptyValueIsTheDefault(t *testing.T) {
 	assert.EqualValues(t, 30, data["request_timeout"])
 }
 
-func TestALineBreakAtTheEndOfAKeyIsTakenOff(t *testing.T) {
+func TestLineBreaksAtTheEndOfAFieldAreDropped(t *testing.T) {
 	t.Parallel()
 	m, console := newConfiguredMount(t)
-	m.mustWrite("config", map[string]any{"api_key": consoletest.DefaultAPIKey + "\n", "organization_id": consoletest.DefaultOrganizationID + "\n"})
-	v1 := v1Config(console)
-	v1["password"] = consoletest.DefaultPassword + "\r\n"
-	m.mustWrite("config", v1)
+	for _, fields := range []map[string]any{v3Config(console), v1Config(console)} {
+		want := m.mustWrite("config", fields)
+		before := m.mustRead("config").Data
+		for name, value := range fields {
+			fields[name] = value.(string) + "\r\n\n"
+		}
+		assert.Equal(t, want, m.mustWrite("config", fields))
+		assert.Equal(t, before, m.mustRead("config").Data)
+		m.must(logical.DeleteOperation, "config")
+	}
 }
 
 func TestPatchTakesTheVersionBackToItsDefault(t *testing.T) {

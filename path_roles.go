@@ -44,7 +44,7 @@ func (b *backend) pathRole() *framework.Path {
 		})
 	}
 	return &framework.Path{
-		Pattern:        "roles/" + framework.GenericNameRegex("name"),
+		Pattern:        withRoleName("roles/", "name"),
 		Fields:         fields,
 		ExistenceCheck: b.roleExists,
 		DisplayAttrs:   &framework.DisplayAttributes{OperationPrefix: operationPrefix},

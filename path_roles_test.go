@@ -277,7 +277,7 @@ func TestRoleKeepsItsVersionWhenConfigMovesOn(t *testing.T) {
 func TestANameThatNoRoleCanHaveIsRefusedWithWhatItMayHold(t *testing.T) {
 	t.Parallel()
 	m, _ := newConfiguredMount(t)
-	for _, name := range []string{"a b", "-a", "a.", "a/b", "ä", "a\n"} {
+	for _, name := range []string{"a b", "-a", "a.", ".a", "a..b", "a-..b", "a/b", "ä", "a\n"} {
 		for _, path := range []string{"token/", "status/", "roles/"} {
 			for _, operation := range []logical.Operation{logical.ReadOperation, logical.UpdateOperation, logical.DeleteOperation} {
 				status, message := m.refused(operation, path+name)
@@ -285,6 +285,10 @@ func TestANameThatNoRoleCanHaveIsRefusedWithWhatItMayHold(t *testing.T) {
 				assert.Contains(t, message, "cannot be the name of a role: it must consist of letters, digits", "%s %s%q", operation, path, name)
 			}
 		}
+	}
+	for _, name := range []string{"a", "_", "a.b", "a-.b", "a.-b", "a--b", "0.1_x"} {
+		m.mustWrite("roles/"+name, map[string]any{"ttl": 60})
+		m.mustRead("token/" + name)
 	}
 	for _, path := range []string{"token/", "nothing/here"} {
 		_, err := m.request(t.Context(), logical.ReadOperation, path, map[string]any{"ttl": 60})

@@ -20,7 +20,7 @@ func (b *backend) pathStatus() *framework.Path {
 
 func (b *backend) pathRoleStatus() *framework.Path {
 	return &framework.Path{
-		Pattern:         "status/" + framework.GenericNameRegex("role"),
+		Pattern:         withRoleName("status/", "role"),
 		Fields:          roleNameField("role"),
 		DisplayAttrs:    &framework.DisplayAttributes{OperationPrefix: operationPrefix},
 		Operations:      b.statusOperations("role-status"),
@@ -67,7 +67,10 @@ func statusFields() map[string]*framework.FieldSchema {
 }
 
 func (b *backend) readStatus(ctx context.Context, req *logical.Request, data *framework.FieldData) (*logical.Response, error) {
-	name := roleOf(data)
+	name, err := roleOf(req, data)
+	if err != nil {
+		return nil, err
+	}
 	role, err := b.current.Load().role(ctx, req, name)
 	if err != nil {
 		return nil, err

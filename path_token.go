@@ -28,7 +28,7 @@ func (b *backend) pathToken() *framework.Path {
 
 func (b *backend) pathRoleToken() *framework.Path {
 	return &framework.Path{
-		Pattern:         "token/" + framework.GenericNameRegex("role"),
+		Pattern:         withRoleName("token/", "role"),
 		Fields:          roleNameField("role"),
 		DisplayAttrs:    &framework.DisplayAttributes{OperationPrefix: operationPrefix},
 		Operations:      b.tokenOperations("role-token"),
@@ -90,7 +90,11 @@ func revokeToken(context.Context, *logical.Request, *framework.FieldData) (*logi
 }
 
 func (b *backend) readToken(ctx context.Context, req *logical.Request, data *framework.FieldData) (*logical.Response, error) {
-	role, err := b.current.Load().role(ctx, req, roleOf(data))
+	name, err := roleOf(req, data)
+	if err != nil {
+		return nil, err
+	}
+	role, err := b.current.Load().role(ctx, req, name)
 	if err != nil {
 		return nil, err
 	}
@@ -101,7 +105,7 @@ func (b *backend) readToken(ctx context.Context, req *logical.Request, data *fra
 	}
 	served, err := b.cache.Get(ctx, role.key, role.reuse, b.exchangeFor(role, req.Path))
 	if err != nil {
-		return nil, withRemedy(err, req.MountPoint+role.key.Path, role.target, b.cache.NextAttempt(role.key))
+		return nil, withReadersRemedy(err, req.MountPoint+role.key.Path, role.target, b.cache.NextAttempt(role.key))
 	}
 	resp, err := b.lease(role, served)
 	if err == nil {
@@ -136,7 +140,10 @@ func (b *backend) lease(role *resolvedRole, served tokencache.Served) (*logical.
 }
 
 func (b *backend) forgetToken(ctx context.Context, req *logical.Request, data *framework.FieldData) (*logical.Response, error) {
-	name := roleOf(data)
+	name, err := roleOf(req, data)
+	if err != nil {
+		return nil, err
+	}
 	role, err := b.current.Load().role(ctx, req, name)
 	if err != nil {
 		return nil, err

@@ -62,11 +62,28 @@ func claimOf(t *testing.T, resp *logical.Response, name string) time.Time {
 	return time.Unix(int64(claims[name].(float64)), 0)
 }
 
-func TestUpdateOfTokenTakesAnyParameters(t *testing.T) {
+func TestParametersOfTokenAreIgnoredExceptARole(t *testing.T) {
 	t.Parallel()
-	m, _ := newConfiguredMount(t)
-	resp := m.mustWrite("token", map[string]any{"some": "parameter"})
-	assert.NotEmpty(t, resp.Data["access_token"], "Vault Secrets Operator sends what its user has set as params")
+	m, console := newConfiguredMount(t)
+	m.mustWrite("roles/ci", scopedKey(console, "scoped"))
+	for _, operation := range []logical.Operation{logical.ReadOperation, logical.UpdateOperation} {
+		// Vault Secrets Operator sends what its user has set as params.
+		resp := m.must(operation, "token", map[string]any{"some": "parameter"})
+		assert.Equal(t, consoletest.DefaultAPIKeyID, keyIDOf(t, console, resp))
+		resp = m.must(operation, "token/ci", map[string]any{"name": "other", "role": "other"})
+		assert.Equal(t, "scoped", keyIDOf(t, console, resp))
+	}
+	for _, operation := range []logical.Operation{logical.ReadOperation, logical.UpdateOperation, logical.DeleteOperation} {
+		for _, parameter := range []string{"role", "name"} {
+			for value, path := range map[any]string{"ci": "token/ci", "": "token/<role>", "canary/..": "token/<role>", 7: "token/<role>", nil: "token/<role>"} {
+				status, message := m.refused(operation, "token", map[string]any{parameter: value})
+				assert.Equal(t, 400, status)
+				assert.Equal(t, parameter+" is not a parameter of token: read "+path+" instead", message)
+			}
+		}
+	}
+	_, message := m.refused(logical.ReadOperation, "status", map[string]any{"role": "ci"})
+	assert.Contains(t, message, "read status/ci instead")
 }
 
 func TestLeaseNeverOutlivesTheJWT(t *testing.T) {

@@ -170,7 +170,7 @@ func (s *settings) resolve(ctx context.Context, req *logical.Request, name strin
 
 // noCredential is the answer to a read that would need the credential of config, which has none.
 func noCredential(mount, role string) error {
-	write := fmt.Sprintf("'vault write %sconfig api_key_id=<ID> api_key=@<file>'", mount)
+	write := fmt.Sprintf("'vault write %sconfig api_key_id=<ID> api_key=@<file>', %s", mount, orAsk)
 	if role == "" {
 		return invalidf("config has no credential: read token/<role> of a role that has one, or write one with %s", write)
 	}

@@ -144,7 +144,6 @@ type Getter func(field string) (value *string, given bool)
 // another organization or version, gets the given ID. Errors are the caller's to correct.
 func (c *Credential) Merge(get Getter, defaultVersion, id string) (dropped []string, err error) {
 	before := *c
-	get = get.trimmed()
 	if version, given := get("credentials_version"); given || c.Version == "" {
 		c.Version = cmp.Or(text(version), defaultVersion)
 	}
@@ -198,18 +197,6 @@ func (c *Credential) mergeKey(get Getter) (written bool, dropped []string, err e
 		return false, nil, fmt.Errorf("%s does not belong to credentials_version %s, which needs %s", strings.Join(foreign, ", "), c.Version, NamesOf(c.Version))
 	}
 	return written, dropped, nil
-}
-
-// trimmed drops line breaks at the end: editors end files with one, and no field of a credential does.
-func (get Getter) trimmed() Getter {
-	return func(field string) (*string, bool) {
-		value, given := get(field)
-		if value == nil {
-			return nil, given
-		}
-		trimmed := strings.TrimRight(*value, "\r\n")
-		return &trimmed, given
-	}
 }
 
 // text returns a value, empty for null.

@@ -9,7 +9,6 @@ import (
 
 	"github.com/stretchr/testify/assert"
 
-	"github.com/snowplow-vault/vault-plugin-secrets-snowplow/internal/consoletest"
 	"github.com/snowplow-vault/vault-plugin-secrets-snowplow/internal/faulttest"
 )
 
@@ -49,25 +48,6 @@ func TestRedirectsAreRefusedWhateverTheirTarget(t *testing.T) {
 					})
 				})
 			}
-		}
-	}
-}
-
-// On sockets, with a second server that must see nothing, and from https to http.
-func TestRedirectsReachNoOtherServer(t *testing.T) {
-	t.Parallel()
-	for _, version := range []string{V3, V1} {
-		for _, code := range []int{301, 302, 303, 307, 308} {
-			t.Run(fmt.Sprintf("%s %d", version, code), func(t *testing.T) {
-				t.Parallel()
-				console, other := consoletest.NewTLSServer(t), faulttest.OnTCP(t)
-				console.FailAlways(http.RedirectHandler(other.URL+"/oauth/token", code))
-				_, err := newClient(t, console.CACert(), nil).Exchange(t.Context(), exchangeAt(console.URL, version))
-				requireFailed(t, err)
-				assert.ErrorContains(t, err, "redirect")
-				assert.Equal(t, 1, console.Exchanges())
-				assert.Zero(t, other.Connections())
-			})
 		}
 	}
 }

@@ -1,6 +1,7 @@
 package console
 
 import (
+	"encoding/json"
 	"fmt"
 	"net/http"
 	"strconv"
@@ -119,5 +120,25 @@ func TestOnlyTheKnownTextOfARefusalIsShown(t *testing.T) {
 		_, err := exchangeWith(t, u, V3)
 		requireFailed(t, err)
 		assert.Equal(t, "Snowplow Console at "+u.URL+" "+rejected+want, err.Error(), "%.60s", body)
+	}
+}
+
+// The text members of a refusal are the one part of an answer that is shown.
+func TestARefusalThatEchoesTheKeyInAnyEncoding(t *testing.T) {
+	t.Parallel()
+	for _, version := range Versions {
+		u := faulttest.OnTCP(t)
+		client := newClient(t, "", nil)
+		for name, encode := range faulttest.Echoes {
+			u.FailNext(1, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				sent := r.Header.Get("X-API-Key") + r.PostForm.Get("password")
+				assert.NotEmpty(t, sent)
+				w.WriteHeader(http.StatusBadRequest)
+				_ = json.NewEncoder(w).Encode(map[string]string{"message": "we do not like " + encode(sent)})
+			}))
+			_, err := client.Exchange(t.Context(), exchangeAt(u.URL, version))
+			requireFailed(t, err)
+			assert.ErrorContains(t, err, `status 400 Bad Request: "`, "%s/%s", version, name)
+		}
 	}
 }

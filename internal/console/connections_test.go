@@ -89,32 +89,27 @@ func gzipBomb() http.Handler {
 
 const okHeader = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
 
-func faultsOfConnections() []fault {
+func TestConnectionsThatFail(t *testing.T) {
+	t.Parallel()
 	whole := `{"accessToken":"` + faulttest.MadeUpJWT(`{}`) + `"}`
 	const refusal = "HTTP/1.1 400 Bad Request\r\nContent-Length: 9999\r\n\r\n"
 	brokeOff := []string{"malformed answer: it ended early"}
 	noAnswer := []string{"malformed answer, or broke the connection"}
 	oversized := []string{"oversized answer"}
 	rejected := []string{"400 Bad Request"}
-	return []fault{
+	for _, test := range []fault{
 		{name: "reset before the headers", answer: cut(""), reason: ReasonUpstream, says: noAnswer},
-		{name: "reset within the headers", answer: cut(okHeader + "Content-Le"), reason: ReasonUpstream, says: noAnswer},
 		{name: "reset after the headers", answer: cut(okHeader + "Content-Length: 99\r\n\r\n"), reason: ReasonUpstream, says: brokeOff},
 		{name: "closed after the status line", answer: consoletest.Disconnect(), reason: ReasonUpstream, says: noAnswer},
-		{name: "closed early against Content-Length", answer: said(okHeader + "Content-Length: 9999\r\n\r\n" + whole), reason: ReasonUpstream, says: brokeOff},
 		{name: "refusal closed early against Content-Length", answer: said(refusal + `{"message":"Oops"}`), reason: ReasonRejected, says: rejected, exchanges: 1},
 		{name: "two lengths", answer: said(okHeader + "Content-Length: 3\r\nContent-Length: 4\r\n\r\n" + whole), reason: ReasonUpstream, says: noAnswer},
 		{name: "headers without end", answer: endless(okHeader, strings.Repeat("X-More: and more\r\n", 50)), reason: ReasonUpstream, says: oversized},
 		{name: "a header without end", answer: endless(okHeader+"X-More: ", strings.Repeat("and more", 100)), reason: ReasonUpstream, says: oversized},
-		{name: "a status line without end", answer: endless("HTTP/1.1 200 ", strings.Repeat("O and K", 100)), reason: ReasonUpstream, says: oversized},
-		{name: "headers that drip", answer: drip(okHeader, "X-More: drip\r\n"), timeout: time.Second, reason: ReasonTimeout, exchanges: 1},
 		{name: "a body that drips", answer: drip(okHeader+"Content-Length: 9999\r\n\r\n", `{"accessToken`), timeout: time.Second, reason: ReasonTimeout, exchanges: 1},
-		{name: "a refusal that drips", answer: drip(refusal, "Oops "), timeout: time.Second, reason: ReasonRejected, says: rejected, exchanges: 1},
 		{name: "a 401 that drips", answer: drip("HTTP/1.1 401 Unauthorized\r\nContent-Length: 9999\r\n\r\n", "Oops "), timeout: time.Second, reason: ReasonRefused, says: []string{"401 Unauthorized"}, exchanges: 1},
 		{name: "silence", answer: consoletest.Silence(), timeout: time.Second, reason: ReasonTimeout, exchanges: 1},
 		{name: "silence after the headers", answer: silentAfter(okHeader + "Content-Length: 9999\r\n\r\n"), timeout: time.Second, reason: ReasonTimeout, exchanges: 1},
 		{name: "a chunk of no size", answer: said(okHeader + "Transfer-Encoding: chunked\r\n\r\nZZ\r\n" + whole), reason: ReasonUpstream, says: brokeOff},
-		{name: "a chunk of absurd size", answer: said(okHeader + "Transfer-Encoding: chunked\r\n\r\nffffffffffffffffff\r\n" + whole), reason: ReasonUpstream, says: brokeOff},
 		{name: "a chunk that is cut", answer: said(okHeader + "Transfer-Encoding: chunked\r\n\r\nff\r\n" + whole), reason: ReasonUpstream, says: brokeOff},
 		{name: "chunks without end", answer: endless(okHeader+"Transfer-Encoding: chunked\r\n\r\n", "4000\r\n"+strings.Repeat(" ", 1<<14)+"\r\n"), reason: ReasonUpstream, says: oversized},
 		{name: "an encoding that is unknown", answer: said(okHeader + "Transfer-Encoding: canary\r\n\r\n" + whole), reason: ReasonUpstream, says: noAnswer},
@@ -126,26 +121,19 @@ func faultsOfConnections() []fault {
 			_, _ = fmt.Fprintf(conn, "HTTP/1.1 200 OK\r\n%s\r\n\r\n", r.Header.Get("X-API-Key"))
 		}), reason: ReasonUpstream, says: noAnswer},
 		{name: "100 without end", answer: endless("", strings.Repeat("HTTP/1.1 100 Continue\r\n\r\n", 50)), reason: ReasonUpstream, says: oversized},
-		{name: "103 without end", answer: endless("", strings.Repeat("HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n", 50)), reason: ReasonUpstream, says: oversized},
 		{name: "101", answer: silentAfter("HTTP/1.1 101 Switching Protocols\r\nUpgrade: canary\r\nConnection: Upgrade\r\n\r\n"), reason: ReasonUpstream, says: []string{"malformed answer: status 101 Switching Protocols"}},
 		{name: "100 MB", answer: endless(okHeader+"Content-Length: 104857600\r\n\r\n"+`{"pad":"`, strings.Repeat("x", 1<<16)), reason: ReasonUpstream, says: oversized},
 		{name: "gzip that unpacks to 1 GB", answer: gzipBomb(), reason: ReasonUpstream, says: []string{"malformed answer"}},
-	}
-}
-
-func TestConnectionsThatFail(t *testing.T) {
-	t.Parallel()
-	for _, test := range faultsOfConnections() {
+	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
+			if strings.HasPrefix(test.name, "reset") {
+				test.onSockets(t) // for an RST, there must be a kernel to send it
+				return
+			}
 			test.inBubble(t)
 		})
 	}
-}
-
-func TestConnectionsThatFailOnSockets(t *testing.T) {
-	t.Parallel()
-	together(t, faultsOfConnections(), func(f fault) string { return f.name }, func(t *testing.T, f fault) { f.onSockets(t) })
 }
 
 // What one exchange allocates, over all tries. Not parallel: other tests allocate too.
@@ -173,15 +161,16 @@ func TestMemoryOfAnExchangeIsBounded(t *testing.T) {
 
 func TestAConsoleThatIsUnreachableIsNamedWithWhatToCheck(t *testing.T) {
 	t.Parallel()
-	type unreachable struct{ name, url, says string }
-	together(t, []unreachable{
-		{"refused", "http://" + faulttest.RefusingAddress(t), "is unreachable: connect: connection refused: check console_url, egress from Vault, and the proxy variables"},
-		{"unknown host", "https://console.invalid", "is unreachable: its host name cannot be resolved"},
-	}, func(u unreachable) string { return u.name }, func(t *testing.T, test unreachable) {
-		_, err := newClient(t, "", nil).Exchange(t.Context(), exchangeAt(test.url, V3))
+	for url, says := range map[string]string{
+		"http://" + faulttest.RefusingAddress(t): "is unreachable: connect: connection refused: check console_url, egress from Vault, and the proxy variables",
+		"https://console.invalid":                "is unreachable: its host name cannot be resolved",
+	} {
+		request := exchangeAt(url, V3)
+		request.Retry = nil
+		_, err := newClient(t, "", nil).Exchange(t.Context(), request)
 		assert.Equal(t, ReasonUnreachable, requireFailed(t, err).Reason)
-		assert.ErrorContains(t, err, test.says)
-	})
+		assert.ErrorContains(t, err, says)
+	}
 }
 
 func TestInformationBeforeTheAnswerIsPassedOver(t *testing.T) {

@@ -29,7 +29,7 @@ func TestAHandshakeThatFailsIsNamedByItsCause(t *testing.T) {
 		unknownCA = "write that CA's certificate to ca_cert"
 		wasCut    = "the connection was cut: check egress from Vault"
 	)
-	type tlsFault struct {
+	for _, f := range []struct {
 		name        string
 		upstream    func(*testing.T) *faulttest.Upstream
 		caCert      string
@@ -37,8 +37,7 @@ func TestAHandshakeThatFailsIsNamedByItsCause(t *testing.T) {
 		reason      Reason
 		says        []string
 		connections int64
-	}
-	together(t, []tlsFault{
+	}{
 		{"self-signed", with((&faulttest.Authority{}).Certify(t, nil)), ca.PEM(), 0, ReasonUnreachable, []string{handshake, "x509", unknownCA}, 1},
 		{"a CA that is unknown", with(ca.Certify(t, nil)), "", 0, ReasonUnreachable, []string{handshake, "unknown authority", unknownCA}, 1},
 		{"wrong host", with(ca.Certify(t, func(c *x509.Certificate) {
@@ -79,26 +78,29 @@ func TestAHandshakeThatFailsIsNamedByItsCause(t *testing.T) {
 		{"a handshake without end", func(t *testing.T) *faulttest.Upstream {
 			return faulttest.OnRaw(t, func(conn net.Conn) { _, _ = io.Copy(io.Discard, conn) })
 		}, ca.PEM(), time.Second, ReasonTimeout, []string{"has not answered within request_timeout (1s)"}, 1},
-	}, func(f tlsFault) string { return f.name }, func(t *testing.T, f tlsFault) {
-		u := f.upstream(t)
-		request := exchangeAt(u.URL, V3)
-		if f.timeout > 0 {
-			request.Timeout = f.timeout
-		}
-		client := newClient(t, f.caCert, nil)
-		_, err := client.Exchange(t.Context(), request)
-		assert.Equal(t, f.reason, requireFailed(t, err).Reason)
-		for _, words := range f.says {
-			assert.ErrorContains(t, err, words)
-		}
-		for _, hint := range []string{"ca_cert", "egress"} {
-			assert.Equal(t, strings.Contains(strings.Join(f.says, " "), hint), strings.Contains(err.Error(), hint), "%s in %s", hint, err)
-		}
-		assert.Equal(t, f.connections, u.Connections())
-		assert.Zero(t, u.Exchanges(), "the key was sent")
-		client.Close()
-		u.RequireAllClosed(t)
-	})
+	} {
+		t.Run(f.name, func(t *testing.T) {
+			t.Parallel()
+			u := f.upstream(t)
+			request := exchangeAt(u.URL, V3)
+			if f.timeout > 0 {
+				request.Timeout = f.timeout
+			}
+			client := newClient(t, f.caCert, nil)
+			_, err := client.Exchange(t.Context(), request)
+			assert.Equal(t, f.reason, requireFailed(t, err).Reason)
+			for _, words := range f.says {
+				assert.ErrorContains(t, err, words)
+			}
+			for _, hint := range []string{"ca_cert", "egress"} {
+				assert.Equal(t, strings.Contains(strings.Join(f.says, " "), hint), strings.Contains(err.Error(), hint), "%s in %s", hint, err)
+			}
+			assert.Equal(t, f.connections, u.Connections())
+			assert.Zero(t, u.Exchanges(), "the key was sent")
+			client.Close()
+			u.RequireAllClosed(t)
+		})
+	}
 }
 
 func TestTLSWithTheRightCA(t *testing.T) {

@@ -21,7 +21,7 @@ set -euo pipefail
 cd "$root"
 pages=("$@")
 if ((${#pages[@]} == 0)); then
-	pages=(README.md docs/setup.md docs/usage.md docs/tutorials.md docs/api.md docs/operations.md)
+	pages=(README.md docs/getting-started.md docs/api.md docs/operations.md)
 fi
 missing=()
 for tool in openssl curl jq tar setcap; do

@@ -167,8 +167,8 @@ func (in input) duration(name string) (value *time.Duration, given bool, err err
 // mergeCredential writes the fields of a request over cred, binds it to the URLs that it may be sent to, and checks the
 // result; to is nil if config, which has them, is not written. It returns warnings for the operator; its errors are the
 // caller's to correct.
-func mergeCredential(cred *console.Credential, in input, defaultVersion string, to *console.Endpoints, id string) (warnings []string, err error) {
-	dropped, err := cred.Merge(in.credential, defaultVersion, id)
+func mergeCredential(cred *console.Credential, in input, defaultVersion string, to *console.Endpoints, write console.Write) (warnings []string, err error) {
+	dropped, err := cred.Merge(in.credential, defaultVersion, write)
 	if err != nil || cred.Empty() {
 		return cred.Warnings(), err
 	}
@@ -243,6 +243,14 @@ func credentialSourceField() *framework.FieldSchema {
 		Required:      true,
 		AllowedValues: []any{sourceRole, sourceConfig},
 		Description:   "Whose credential is used: role or config.",
+	}
+}
+
+// writtenAtField is the schema of the age of a credential.
+func writtenAtField() *framework.FieldSchema {
+	return &framework.FieldSchema{
+		Type:        framework.TypeString,
+		Description: "When a secret of the credential last got another value, as RFC 3339 in UTC.",
 	}
 }
 

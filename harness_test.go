@@ -175,6 +175,14 @@ func (m *mount) mustRead(path string) *logical.Response {
 	return resp
 }
 
+// settingsAt are the fields of config or of a role, without the time at which its key was written.
+func (m *mount) settingsAt(path string) map[string]any {
+	m.t.Helper()
+	fields := maps.Clone(m.mustRead(path).Data)
+	delete(fields, "credential_written_at")
+	return fields
+}
+
 func (m *mount) mustWrite(path string, fields ...map[string]any) *logical.Response {
 	m.t.Helper()
 	return m.must(logical.UpdateOperation, path, fields...)

@@ -45,7 +45,7 @@ func (b *backend) pathConfig() *framework.Path {
 			logical.ReadOperation: &framework.PathOperation{
 				Callback:     b.readConfig,
 				Summary:      "Read the configuration, without its secrets.",
-				Responses:    okResponse("The configuration, without its secrets.", readableFields(configFields())),
+				Responses:    okResponse("The configuration, without its secrets.", readableConfigFields()),
 				DisplayAttrs: &framework.DisplayAttributes{OperationVerb: "read", OperationSuffix: "configuration"},
 			},
 			logical.DeleteOperation: forwardToPrimary(framework.PathOperation{
@@ -94,6 +94,13 @@ func configFields() map[string]*framework.FieldSchema {
 	return fields
 }
 
+// readableConfigFields returns the schema of the answer to a read.
+func readableConfigFields() map[string]*framework.FieldSchema {
+	fields := readableFields(configFields())
+	fields["credential_written_at"] = writtenAtField()
+	return fields
+}
+
 func (b *backend) configExists(ctx context.Context, req *logical.Request, _ *framework.FieldData) (bool, error) {
 	return stored(ctx, req.Storage, configStorageKey)
 }
@@ -110,9 +117,9 @@ func newConfigEntry() *configEntry {
 	}
 }
 
-// apply merges the fields of a request into c and checks the whole. A credential that is changed gets the given ID.
-// It returns warnings for the operator; its errors are the caller's to correct.
-func (c *configEntry) apply(in input, id string) (warnings []string, err error) {
+// apply merges the fields of a request into c and checks the whole. A credential that is changed is marked with
+// write. It returns warnings for the operator; its errors are the caller's to correct.
+func (c *configEntry) apply(in input, write console.Write) (warnings []string, err error) {
 	before := *c
 	if c.ConsoleURL, err = in.url("console_url", c.ConsoleURL, console.DefaultConsoleURL); err != nil {
 		return nil, err
@@ -151,7 +158,7 @@ func (c *configEntry) apply(in input, id string) (warnings []string, err error) 
 		return nil, errors.New("request_timeout must be between 1s and 80s")
 	}
 
-	warnings, err = mergeCredential(&c.Credential, in, console.V3, &c.Endpoints, id)
+	warnings, err = mergeCredential(&c.Credential, in, console.V3, &c.Endpoints, write)
 	if err != nil {
 		return nil, err
 	}

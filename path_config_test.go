@@ -35,7 +35,7 @@ func TestConfigIsReadBackWithoutItsSecrets(t *testing.T) {
 		"request_timeout":     int64(30),
 		"ttl":                 int64(0),
 		"reuse_period":        int64(3600),
-	}, m.mustRead("config").Data)
+	}, m.settingsAt("config"))
 
 	m.mustWrite("config", v1Config(console))
 	data := m.mustRead("config").Data
@@ -64,12 +64,12 @@ func TestConfigThatIsNotWritten(t *testing.T) {
 func TestUpdateKeepsWhatIsLeftOut(t *testing.T) {
 	t.Parallel()
 	m, _ := newConfiguredMount(t, map[string]any{"ttl": "15m", "reuse_period": "5m", "request_timeout": "10s"})
-	before := m.mustRead("config").Data
+	before := m.settingsAt("config")
 	m.mustWrite("config", map[string]any{
 		"ttl": 60, "reuse_period": nil, "request_timeout": nil, "console_url": nil, "api_key_id": nil, "api_key": nil,
 	})
 	before["ttl"] = int64(60)
-	assert.Equal(t, before, m.mustRead("config").Data)
+	assert.Equal(t, before, m.settingsAt("config"))
 	assert.NotEmpty(t, m.mustRead("token").Data["access_token"], "the key was lost")
 }
 
@@ -161,7 +161,7 @@ func TestConfigRefusesWhatItCannotHold(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			m, _ := newConfiguredMount(t)
-			before := m.mustRead("config").Data
+			before := m.settingsAt("config")
 			for _, operation := range []logical.Operation{logical.UpdateOperation, logical.PatchOperation} {
 				status, message := m.refused(operation, "config", test.fields)
 				assert.Equal(t, 400, status)
@@ -170,7 +170,7 @@ func TestConfigRefusesWhatItCannotHold(t *testing.T) {
 				}
 				assert.NotContains(t, message, canary)
 			}
-			assert.Equal(t, before, m.mustRead("config").Data)
+			assert.Equal(t, before, m.settingsAt("config"))
 		})
 	}
 }
@@ -199,7 +199,7 @@ func TestWarningsOfConfig(t *testing.T) {
 func TestAFailedVerificationStoresNothing(t *testing.T) {
 	t.Parallel()
 	m, console := newConfiguredMount(t)
-	before := m.mustRead("config").Data
+	before := m.settingsAt("config")
 	served := m.mustRead("token").Data["access_token"]
 
 	status, message := m.refused(logical.UpdateOperation, "config", map[string]any{"api_key": "wrong", "ttl": 60})
@@ -227,7 +227,7 @@ func TestAFailedVerificationStoresNothing(t *testing.T) {
 	assert.Equal(t, 502, status)
 	assert.Contains(t, message, "to store the new values without this check, add verify_connection=false")
 
-	assert.Equal(t, before, m.mustRead("config").Data)
+	assert.Equal(t, before, m.settingsAt("config"))
 	assert.Equal(t, served, m.mustRead("token").Data["access_token"], "a refused write must not touch what readers get")
 	assert.EqualValues(t, 0, m.mustRead("status").Data["exchange_failures"])
 }
@@ -306,6 +306,42 @@ func TestAVerificationIsTriedAgain(t *testing.T) {
 	})
 }
 
+func TestTheAgeOfAKeyCountsFromItsLastNewSecret(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		m, fake := mountWithTeam(t)
+		fake.AddKey(consoletest.Key{ID: "new", Secret: "new-secret"})
+		first := time.Now()
+		written := func() []any {
+			var times []any
+			for _, path := range []string{"config", "status", "roles/team", "status/team"} {
+				times = append(times, m.mustRead(path).Data["credential_written_at"])
+			}
+			return times
+		}
+		at := func(config, team time.Time) []any {
+			return []any{timestamp(config), timestamp(config), timestamp(team), timestamp(team)}
+		}
+		assert.Equal(t, at(first, first), written())
+
+		time.Sleep(time.Hour)
+		m.mustWrite("config", map[string]any{"api_key_id": consoletest.DefaultAPIKeyID, "api_key": consoletest.DefaultAPIKey, "ttl": 60})
+		m.mustWrite("roles/team", map[string]any{"api_key": "team-secret", "organization_id": consoletest.DefaultOrganizationID})
+		assert.Equal(t, at(first, first), written(), "the same key again is no newer")
+
+		fake.SetDelay(5 * time.Second)
+		second := time.Now()
+		m.mustWrite("roles/team", map[string]any{"api_key_id": "new", "api_key": "new-secret"})
+		assert.Equal(t, at(first, second), written(), "when the request came, not when it was verified")
+		m.mustRead("token/team")
+		assert.Contains(t, m.metrics(), fmt.Sprintf("snowplow_credential_written_timestamp_seconds{path=\"token/team\"} %v\n", float64(second.Unix())))
+
+		m.must(logical.PatchOperation, "roles/team", map[string]any{"api_key": nil})
+		assert.NotContains(t, m.mustRead("roles/team").Data, "credential_written_at")
+		assert.Equal(t, timestamp(first), m.mustRead("status/team").Data["credential_written_at"], "that of config's key")
+	})
+}
+
 func TestAnEmptyValueDoesNotSwitchVerificationOff(t *testing.T) {
 	t.Parallel()
 	m, _ := newConfiguredMount(t)
@@ -345,12 +381,12 @@ func TestLineBreaksAtTheEndOfAFieldAreDropped(t *testing.T) {
 	m, console := newConfiguredMount(t)
 	for _, fields := range []map[string]any{v3Config(console), v1Config(console)} {
 		want := m.mustWrite("config", fields)
-		before := m.mustRead("config").Data
+		before := m.settingsAt("config")
 		for name, value := range fields {
 			fields[name] = value.(string) + "\r\n\n"
 		}
 		assert.Equal(t, want, m.mustWrite("config", fields))
-		assert.Equal(t, before, m.mustRead("config").Data)
+		assert.Equal(t, before, m.settingsAt("config"))
 		m.must(logical.DeleteOperation, "config")
 	}
 }
@@ -395,7 +431,7 @@ func TestAKeyInTheWrongFieldIsRefusedWithoutRepeatingIt(t *testing.T) {
 				assert.NotContains(t, message, "canary")
 			}
 			assert.NotContains(t, m.logs.String(), "canary")
-			assert.NotContains(t, fmt.Sprint(m.mustRead("config").Data), "canary")
+			assert.NotContains(t, fmt.Sprint(m.settingsAt("config")), "canary")
 		})
 	}
 }

@@ -48,6 +48,7 @@ var (
 	metricDuration = newMetric("snowplow_exchange_duration_seconds", "How long exchanges took.")
 	metricExpiry   = newMetric("snowplow_token_expiry_timestamp_seconds", "When the cached token expires.")
 	metricSuccess  = newMetric("snowplow_last_success_timestamp_seconds", "When the last successful exchange ended.")
+	metricWritten  = newMetric("snowplow_credential_written_timestamp_seconds", "When a secret of the credential last got another value.")
 	metricState    = newMetric("snowplow_state", "1 for the current state, 0 for the others.", "state")
 	metricInfo     = prometheus.NewDesc("snowplow_plugin_info", "The plugin's version.", []string{"version"}, nil)
 )
@@ -90,7 +91,7 @@ type collector struct {
 func (c collector) Describe(descriptions chan<- *prometheus.Desc) {
 	for _, description := range []*prometheus.Desc{
 		metricReads, metricReused, metricStale, metricTries, metricFailures,
-		metricDuration, metricExpiry, metricSuccess, metricState, metricInfo,
+		metricDuration, metricExpiry, metricSuccess, metricWritten, metricState, metricInfo,
 	} {
 		descriptions <- description
 	}
@@ -135,6 +136,9 @@ func (c collector) collectPath(metrics chan<- prometheus.Metric, role string, co
 	r, err := c.backend.current.Load().role(c.ctx, c.req, role)
 	if err != nil {
 		return
+	}
+	if written := r.target.credential.WrittenAt; !written.IsZero() {
+		gauge(metricWritten, float64(written.Unix()))
 	}
 	cached, err := c.backend.cache.State(c.ctx, r.key, r.reuse)
 	if err != nil {

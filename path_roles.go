@@ -80,6 +80,7 @@ func roleFields() map[string]*framework.FieldSchema {
 func readableRoleFields() map[string]*framework.FieldSchema {
 	fields := readableFields(roleFields())
 	fields["credential_source"] = credentialSourceField()
+	fields["credential_written_at"] = writtenAtField()
 	return fields
 }
 
@@ -125,7 +126,7 @@ func (b *backend) writeRole(ctx context.Context, req *logical.Request, data *fra
 
 // apply merges the fields of a request into r and checks the whole; config is nil if it is not written. A credential
 // that is changed gets the given ID. It returns warnings for the operator; its errors are the caller's to correct.
-func (r *roleEntry) apply(in input, config *configEntry, id string) (warnings []string, err error) {
+func (r *roleEntry) apply(in input, config *configEntry, write console.Write) (warnings []string, err error) {
 	for _, field := range []struct {
 		name  string
 		value **time.Duration
@@ -148,7 +149,7 @@ func (r *roleEntry) apply(in input, config *configEntry, id string) (warnings []
 	if config != nil {
 		defaultVersion, endpoints = config.Credential.Version, &config.Endpoints
 	}
-	warnings, err = mergeCredential(&cred, in, defaultVersion, endpoints, id)
+	warnings, err = mergeCredential(&cred, in, defaultVersion, endpoints, write)
 	if err != nil {
 		return nil, err
 	}

@@ -23,11 +23,11 @@ func TestRolesAreWrittenReadListedAndDeleted(t *testing.T) {
 	m.mustWrite("roles/analytics", scopedKey(console, "scoped"), map[string]any{"ttl": "1h"})
 	m.mustWrite("roles/ci", map[string]any{"reuse_period": 0})
 	assert.Equal(t, []string{"analytics", "ci"}, m.must(logical.ListOperation, "roles/").Data["keys"])
-	assert.Equal(t, map[string]any{"credential_source": "role", "credentials_version": "v3", "api_key_id": "scoped", "ttl": int64(3600)}, m.mustRead("roles/analytics").Data)
-	assert.Equal(t, map[string]any{"credential_source": "config", "reuse_period": int64(0)}, m.mustRead("roles/ci").Data)
+	assert.Equal(t, map[string]any{"credential_source": "role", "credentials_version": "v3", "api_key_id": "scoped", "ttl": int64(3600)}, m.settingsAt("roles/analytics"))
+	assert.Equal(t, map[string]any{"credential_source": "config", "reuse_period": int64(0)}, m.settingsAt("roles/ci"))
 
 	m.mustWrite("roles/analytics", map[string]any{"reuse_period": "5m"})
-	assert.Equal(t, map[string]any{"credential_source": "role", "credentials_version": "v3", "api_key_id": "scoped", "ttl": int64(3600), "reuse_period": int64(300)}, m.mustRead("roles/analytics").Data)
+	assert.Equal(t, map[string]any{"credential_source": "role", "credentials_version": "v3", "api_key_id": "scoped", "ttl": int64(3600), "reuse_period": int64(300)}, m.settingsAt("roles/analytics"))
 
 	assert.Equal(t, "scoped", keyIDOf(t, console, m.mustRead("token/analytics")))
 	assert.Equal(t, consoletest.DefaultAPIKeyID, keyIDOf(t, console, m.mustRead("token/ci")))
@@ -116,7 +116,7 @@ func TestPatchOfRole(t *testing.T) {
 
 	m.mustWrite("roles/analytics", scopedKey(console, "scoped"), map[string]any{"ttl": 60, "reuse_period": 60, "organization_id": consoletest.DefaultOrganizationID})
 	m.must(logical.PatchOperation, "roles/analytics", map[string]any{"ttl": nil, "organization_id": nil})
-	assert.Equal(t, map[string]any{"credential_source": "role", "credentials_version": "v3", "api_key_id": "scoped", "reuse_period": int64(60)}, m.mustRead("roles/analytics").Data)
+	assert.Equal(t, map[string]any{"credential_source": "role", "credentials_version": "v3", "api_key_id": "scoped", "reuse_period": int64(60)}, m.settingsAt("roles/analytics"))
 
 	status, message = m.refused(logical.PatchOperation, "roles/analytics", map[string]any{"api_key_id": nil})
 	assert.Equal(t, 400, status)
@@ -140,7 +140,7 @@ func TestARoleLosesItsCredentialOnlyByAPatchThatNullsItsSecrets(t *testing.T) {
 			assert.Equal(t, "scoped", keyIDOf(t, console, m.mustRead("token/analytics")))
 			resp := m.must(logical.PatchOperation, "roles/analytics", fields)
 			assert.Equal(t, []string{warnsOfConfigsKey}, resp.Warnings)
-			assert.Equal(t, map[string]any{"credential_source": "config", "reuse_period": int64(60)}, m.mustRead("roles/analytics").Data)
+			assert.Equal(t, map[string]any{"credential_source": "config", "reuse_period": int64(60)}, m.settingsAt("roles/analytics"))
 			assert.Equal(t, consoletest.DefaultAPIKeyID, keyIDOf(t, console, m.mustRead("token/analytics")))
 		})
 	}

@@ -60,6 +60,7 @@ func statusFields() map[string]*framework.FieldSchema {
 		"last_error":                {Type: framework.TypeString, Required: true, Description: "Why the last failed exchange failed; empty if none did."},
 		"last_error_at":             {Type: framework.TypeString, Required: true, Description: "When the last failed exchange failed; null if none did."},
 		"credential_source":         credentialSourceField(),
+		"credential_written_at":     writtenAtField(),
 		"state":                     {Type: framework.TypeString, Required: true, AllowedValues: []any{stateIdle, stateOK, stateStale, stateFailing, stateRefused}, Description: "Whether reads work: idle, ok, stale, failing or refused."},
 		"last_success_at":           {Type: framework.TypeString, Required: true, Description: "When the last successful exchange ended; null if there was none."},
 		"next_attempt_at":           {Type: framework.TypeString, Required: true, Description: "When the next exchange may begin; null unless the engine waits after a failure."},
@@ -87,6 +88,7 @@ func (b *backend) readStatus(ctx context.Context, req *logical.Request, data *fr
 	status["version"] = Version
 	status["credentials_version"] = role.target.credential.Version
 	status["credential_source"] = role.source()
+	status["credential_written_at"] = timestamp(role.target.credential.WrittenAt)
 	status["organization_id"] = role.target.credential.OrganizationID
 	status["api_key_id"] = role.target.credential.APIKeyID.Reveal()
 	status["console_url"] = role.target.endpoints.ConsoleURL

@@ -39,7 +39,7 @@ func TestStatusTellsWithoutAskingSnowplow(t *testing.T) {
 		"last_success_at":           nil,
 		"next_attempt_at":           nil,
 		"state":                     "idle",
-	}, m.mustRead("status").Data)
+	}, m.settingsAt("status"))
 	assert.Zero(t, console.Exchanges())
 
 	token := m.mustRead("token")

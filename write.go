@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"reflect"
+	"time"
 
 	"github.com/hashicorp/vault/sdk/framework"
 	"github.com/hashicorp/vault/sdk/logical"
@@ -13,22 +14,22 @@ import (
 	"github.com/snowplow-vault/vault-plugin-secrets-snowplow/internal/console"
 )
 
-// merge returns the entries as the write leaves them, and warnings for the operator. A credential that is changed gets
-// the given ID.
-func (e entries) merge(in input, id string) (after entries, warnings []string, err error) {
+// merge returns the entries as the write leaves them, and warnings for the operator. A credential that is changed is
+// marked with write.
+func (e entries) merge(in input, write console.Write) (after entries, warnings []string, err error) {
 	after = e
 	if e.name == "" {
 		after.config = newConfigEntry()
 		if e.config != nil {
 			*after.config = *e.config
 		}
-		warnings, err = after.config.apply(in, id)
+		warnings, err = after.config.apply(in, write)
 	} else {
 		after.role = &roleEntry{}
 		if e.role != nil {
 			*after.role = *e.role
 		}
-		warnings, err = after.role.apply(in, e.config, id)
+		warnings, err = after.role.apply(in, e.config, write)
 	}
 	if err != nil && !errors.Is(err, errConfigNotWritten) {
 		err = invalidf("%w", err)
@@ -51,7 +52,7 @@ func (b *backend) write(ctx context.Context, req *logical.Request, data *framewo
 		return nil, err
 	}
 	var verified verification
-	id, existed := rand.Text(), false
+	write, existed := console.Write{ID: rand.Text(), At: time.Now()}, false
 	for {
 		before, err := loadEntries(ctx, req.Storage, role)
 		if err != nil {
@@ -67,7 +68,7 @@ func (b *backend) write(ctx context.Context, req *logical.Request, data *framewo
 			return nil, unknownRole(req.MountPoint, role)
 		}
 		existed = exists
-		after, warnings, err := before.merge(in, id)
+		after, warnings, err := before.merge(in, write)
 		if err != nil {
 			return nil, err
 		}

@@ -7,6 +7,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"time"
 	"unicode"
 
 	"github.com/snowplow-vault/vault-plugin-secrets-snowplow/internal/redact"
@@ -52,6 +53,14 @@ type Credential struct {
 	// ConsoleWrittenFor is the origin of the Console that readers send the token to, where the secrets go elsewhere
 	// (v1).
 	ConsoleWrittenFor string `json:"console_written_for,omitempty"`
+	// WrittenAt is when a secret last got another value, to the second.
+	WrittenAt time.Time `json:"written_at,omitzero"`
+}
+
+// Write identifies one write of a credential.
+type Write struct {
+	ID string // random
+	At time.Time
 }
 
 // Field is one part of a credential, under the name that users write it with.
@@ -131,6 +140,9 @@ func (c Credential) Readable() map[string]any {
 			data[field.Name] = field.text(c)
 		}
 	}
+	if !c.WrittenAt.IsZero() {
+		data["credential_written_at"] = c.WrittenAt.Format(time.RFC3339)
+	}
 	return data
 }
 
@@ -141,8 +153,9 @@ type Getter func(field string) (value *string, given bool)
 // defaultVersion. What the version has no use for is deleted, and its names are returned: a secret that stayed behind
 // unseen could later be sent to a URL that it was not written for. Nulling all secrets removes the credential; any
 // other write that would leave half of one, or lose it, is refused. A credential that is written anew, or to be used for
-// another organization or version, gets the given ID. Errors are the caller's to correct.
-func (c *Credential) Merge(get Getter, defaultVersion, id string) (dropped []string, err error) {
+// another organization or version, gets the ID of the write, and one with another secret its time. Errors are the
+// caller's to correct.
+func (c *Credential) Merge(get Getter, defaultVersion string, write Write) (dropped []string, err error) {
 	before := *c
 	if version, given := get("credentials_version"); given || c.Version == "" {
 		c.Version = cmp.Or(text(version), defaultVersion)
@@ -165,7 +178,10 @@ func (c *Credential) Merge(get Getter, defaultVersion, id string) (dropped []str
 		return nil, c.incomplete(NamesOf(c.Version))
 	}
 	if !c.Empty() && (written || c.Version != before.Version || c.OrganizationID != before.OrganizationID) {
-		c.ID = id
+		c.ID = write.ID
+	}
+	if !c.Empty() && !slices.Equal(c.secrets(), before.secrets()) {
+		c.WrittenAt = write.At.UTC().Truncate(time.Second)
 	}
 	return dropped, c.check()
 }
@@ -229,7 +245,7 @@ func (f Field) check(value string) error {
 
 // SameKey reports whether both are the same key for the same organization, whenever they were written.
 func (c Credential) SameKey(other Credential) bool {
-	c.ID, c.WrittenFor, c.ConsoleWrittenFor = other.ID, other.WrittenFor, other.ConsoleWrittenFor
+	c.ID, c.WrittenFor, c.ConsoleWrittenFor, c.WrittenAt = other.ID, other.WrittenFor, other.ConsoleWrittenFor, other.WrittenAt
 	return c == other
 }
 

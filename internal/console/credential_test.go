@@ -3,6 +3,7 @@ package console
 import (
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -62,7 +63,7 @@ func TestEachWriteOfACredentialGivesItANewID(t *testing.T) {
 		"the same version":     {map[string]any{"credentials_version": "v3"}, "old"},
 	} {
 		c := stored
-		_, err := c.Merge(written(test.fields), V3, "new")
+		_, err := c.Merge(written(test.fields), V3, Write{ID: "new"})
 		require.NoError(t, err, name)
 		assert.Equal(t, test.want, c.ID, name)
 	}
@@ -108,7 +109,7 @@ func TestMergeRefusesHalfACredential(t *testing.T) {
 		"a password of words":  {botUser, map[string]any{"password": "pässwörd \u00a0 🔑"}, ""},
 	} {
 		c := test.stored
-		_, err := c.Merge(written(test.fields), V3, "new")
+		_, err := c.Merge(written(test.fields), V3, Write{ID: "new"})
 		if test.says == "" {
 			assert.NoError(t, err, name)
 			continue
@@ -121,7 +122,7 @@ func TestMergeRefusesHalfACredential(t *testing.T) {
 func TestMergeSaysWhatItDrops(t *testing.T) {
 	t.Parallel()
 	c := Credential{Version: V3, OrganizationID: "org", APIKeyID: redact.NewSecret("id"), APIKey: redact.NewSecret("key")}
-	dropped, err := c.Merge(written(map[string]any{"credentials_version": "v2"}), V3, "new")
+	dropped, err := c.Merge(written(map[string]any{"credentials_version": "v2"}), V3, Write{ID: "new"})
 	require.NoError(t, err)
 	assert.Equal(t, []string{"api_key_id"}, dropped)
 	assert.Equal(t, Credential{ID: "new", Version: V2, OrganizationID: "org", APIKey: redact.NewSecret("key")}, c)
@@ -184,7 +185,7 @@ func TestTheSameKeyWheneverItWasWritten(t *testing.T) {
 	t.Parallel()
 	c := Credential{ID: "1", Version: V3, OrganizationID: "org", APIKeyID: redact.NewSecret("id"), APIKey: redact.NewSecret("key"), WrittenFor: "https://a:443"}
 	again, other := c, c
-	again.ID, again.WrittenFor, again.ConsoleWrittenFor = "2", "https://b:443", "https://c:443"
+	again.ID, again.WrittenFor, again.ConsoleWrittenFor, again.WrittenAt = "2", "https://b:443", "https://c:443", time.Unix(1, 0)
 	other.APIKey = redact.NewSecret("another")
 	assert.True(t, c.SameKey(again))
 	assert.False(t, c.SameKey(other))

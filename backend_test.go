@@ -1,18 +1,24 @@
 package snowplow
 
 import (
+	"maps"
 	"net/http"
+	"os"
+	"regexp"
 	"slices"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"github.com/hashicorp/vault/sdk/framework"
 	"github.com/hashicorp/vault/sdk/logical"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"github.com/snowplow-vault/vault-plugin-secrets-snowplow/internal/console"
 	"github.com/snowplow-vault/vault-plugin-secrets-snowplow/internal/consoletest"
+	"github.com/snowplow-vault/vault-plugin-secrets-snowplow/internal/faulttest"
 )
 
 func TestStorageThatFails(t *testing.T) {
@@ -89,6 +95,70 @@ func TestEveryOperationIsDocumented(t *testing.T) {
 			assert.NotEmpty(t, properties.Responses, "%s %s", name, path.Pattern)
 			require.NotNil(t, properties.DisplayAttrs, "%s %s", name, path.Pattern)
 			assert.NotEmpty(t, properties.DisplayAttrs.OperationVerb, "%s %s", name, path.Pattern)
+		}
+	}
+}
+
+// A field that is in no table of docs/api.md, or that changes nothing, was forgotten in one of the places where it
+// belongs.
+func TestEveryFieldIsDocumented(t *testing.T) {
+	t.Parallel()
+	page, err := os.ReadFile("docs/api.md")
+	require.NoError(t, err)
+	_, sections, _ := strings.Cut(string(page), "\n## Config\n")
+	documented := map[string][]string{}
+	section := "Config"
+	for line := range strings.Lines(sections) {
+		if heading, found := strings.CutPrefix(line, "## "); found {
+			section = strings.TrimSpace(heading)
+		} else if row := regexp.MustCompile("^\\| `(\\w+)` \\|").FindStringSubmatch(line); row != nil {
+			documented[section] = append(documented[section], row[1])
+		}
+	}
+	fields := func(schemas ...map[string]*framework.FieldSchema) []string {
+		all := map[string]*framework.FieldSchema{}
+		for _, schema := range schemas {
+			maps.Copy(all, schema)
+		}
+		return slices.Collect(maps.Keys(all))
+	}
+	assert.ElementsMatch(t, fields(configFields(), readableConfigFields()), documented["Config"])
+	assert.ElementsMatch(t, fields(roleFields(), readableRoleFields()), documented["Roles"])
+	assert.ElementsMatch(t, fields(tokenFields), documented["Token"])
+	assert.ElementsMatch(t, fields(statusFields()), documented["Status"])
+}
+
+func TestEveryFieldChangesSomething(t *testing.T) {
+	t.Parallel()
+	values := map[string]any{
+		"credentials_version": "v2", "console_url": "https://another.example", "auth_url": "https://another.example",
+		"ca_cert": faulttest.NewAuthority(t).PEM(), "request_timeout": 7, "ttl": 7, "reuse_period": 7,
+	}
+	botUser := map[string]any{"credentials_version": "v1", "username": "a", "password": "b", "client_id": "c", "client_secret": "d"}
+	changing := regexp.MustCompile(`"(id|written_at)":"[^"]*"`) // with each write
+	for path, schema := range map[string]map[string]*framework.FieldSchema{"config": configFields(), "roles/team": roleFields()} {
+		for field := range schema {
+			if field == "verify_connection" { // not stored, see TestAFailedVerificationStoresNothing
+				continue
+			}
+			synctest.Test(t, func(t *testing.T) {
+				m, _ := mountWithTeam(t)
+				write := func(fields map[string]any) string {
+					m.mustWrite(path, fields, map[string]any{"verify_connection": false})
+					entry, err := m.storage.Get(t.Context(), path)
+					require.NoError(t, err)
+					return changing.ReplaceAllString(string(entry.Value), "")
+				}
+				written := map[string]any{"api_key": "key"}
+				if botUser[field] != nil && field != "credentials_version" {
+					written = maps.Clone(botUser)
+				}
+				before := write(written)
+				if written[field] = values[field]; written[field] == nil {
+					written[field] = "another"
+				}
+				assert.NotEqual(t, before, write(written), "%s of %s", field, path)
+			})
 		}
 	}
 }

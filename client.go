@@ -38,7 +38,7 @@ func (b *backend) exchangeFor(role *resolvedRole, path string) tokencache.Exchan
 			Retry:      retry,
 		})
 		duration := time.Since(started)
-		b.statsOf(role.name).exchange.exchanged(started, duration, err)
+		b.statsOf(role.name).exchanged(started, duration, err)
 		var failed *console.Error
 		switch {
 		case errors.As(err, &failed):

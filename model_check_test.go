@@ -1151,9 +1151,11 @@ func (m *model) checkCounters() {
 		if !found {
 			continue
 		}
-		got := value.(*stats).readable()
-		counted += got["exchanges"].(int64)
-		failures += got["exchange_failures"].(int64)
+		got := value.(*stats).snapshot()
+		counted += got.exchanges
+		for _, count := range got.failures {
+			failures += count
+		}
 		var reads, stale int64
 		for _, r := range m.runs {
 			early := strings.Contains(r.err, errConfigNotWritten.Error()) || strings.Contains(r.err, "unknown role") || strings.Contains(r.err, errModelSettings.Error()) || strings.Contains(r.err, "waiting for the configuration")
@@ -1164,8 +1166,8 @@ func (m *model) checkCounters() {
 				}
 			}
 		}
-		if got["reads"] != reads || got["stale"] != stale {
-			m.violation("counters", "%s: %d reads and %d stale, seen were %d and %d", path, got["reads"], got["stale"], reads, stale)
+		if got.reads != reads || got.stale != stale {
+			m.violation("counters", "%s: %d reads and %d stale, seen were %d and %d", path, got.reads, got.stale, reads, stale)
 		}
 	}
 	for _, e := range m.exchanges {

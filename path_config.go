@@ -1,6 +1,7 @@
 package snowplow
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"maps"
@@ -145,13 +146,11 @@ func (c *configEntry) apply(in input, write console.Write) (warnings []string, e
 		{"reuse_period", &c.ReusePeriod, defaultReusePeriod},
 	} {
 		value, given, err := in.duration(field.name)
-		switch {
-		case err != nil:
+		if err != nil {
 			return nil, err
-		case given && value == nil:
-			*field.value = field.fallback
-		case given:
-			*field.value = *value
+		}
+		if given {
+			*field.value = *cmp.Or(value, &field.fallback)
 		}
 	}
 	if c.RequestTimeout < minRequestTimeout || c.RequestTimeout > maxRequestTimeout {

@@ -87,28 +87,21 @@ type collector struct {
 	req     *logical.Request
 }
 
-// Describe lists every metric.
-func (c collector) Describe(descriptions chan<- *prometheus.Desc) {
-	for _, description := range []*prometheus.Desc{
-		metricReads, metricReused, metricStale, metricTries, metricFailures,
-		metricDuration, metricExpiry, metricSuccess, metricWritten, metricState, metricInfo,
-	} {
-		descriptions <- description
-	}
-}
+// Describe sends nothing: which metrics there are depends on what was read.
+func (collector) Describe(chan<- *prometheus.Desc) {}
 
 // Collect reads every path that was read since the plugin started.
 func (c collector) Collect(metrics chan<- prometheus.Metric) {
 	metrics <- prometheus.MustNewConstMetric(metricInfo, prometheus.GaugeValue, 1, Version)
 	c.backend.stats.Range(func(name, value any) bool {
-		if counted := value.(*stats); counted.reads.Load() > 0 {
+		if counted := value.(*stats).snapshot(); counted.reads > 0 {
 			c.collectPath(metrics, name.(string), counted)
 		}
 		return true
 	})
 }
 
-func (c collector) collectPath(metrics chan<- prometheus.Metric, role string, counted *stats) {
+func (c collector) collectPath(metrics chan<- prometheus.Metric, role string, counted counters) {
 	path := "token"
 	if role != "" {
 		path += "/" + role
@@ -119,17 +112,16 @@ func (c collector) collectPath(metrics chan<- prometheus.Metric, role string, co
 	gauge := func(metric *prometheus.Desc, value float64, labels ...string) {
 		metrics <- prometheus.MustNewConstMetric(metric, prometheus.GaugeValue, value, append([]string{path}, labels...)...)
 	}
-	count(metricReads, counted.reads.Load())
-	count(metricReused, counted.reused.Load())
-	count(metricStale, counted.stale.Load())
-	e := counted.exchange.snapshot()
-	count(metricTries, e.count)
+	count(metricReads, counted.reads)
+	count(metricReused, counted.reused)
+	count(metricStale, counted.stale)
+	count(metricTries, counted.exchanges)
 	for _, reason := range console.Reasons {
-		count(metricFailures, e.failures[reason], string(reason))
+		count(metricFailures, counted.failures[reason], string(reason))
 	}
-	metrics <- prometheus.MustNewConstSummary(metricDuration, uint64(e.count), e.duration.Seconds(), nil, path)
-	if !e.lastSuccessAt.IsZero() {
-		gauge(metricSuccess, float64(e.lastSuccessAt.Unix()))
+	metrics <- prometheus.MustNewConstSummary(metricDuration, uint64(counted.exchanges), counted.duration.Seconds(), nil, path)
+	if !counted.lastSuccessAt.IsZero() {
+		gauge(metricSuccess, float64(counted.lastSuccessAt.Unix()))
 	}
 
 	// What cannot be loaded has counters, but no state.

@@ -83,21 +83,38 @@ func (b *backend) readStatus(ctx context.Context, req *logical.Request, data *fr
 	if err != nil {
 		return nil, err
 	}
-	counted := b.statsOf(name)
-	status := counted.readable()
-	status["version"] = Version
-	status["credentials_version"] = role.target.credential.Version
-	status["credential_source"] = role.source()
-	status["credential_written_at"] = timestamp(role.target.credential.WrittenAt)
-	status["organization_id"] = role.target.credential.OrganizationID
-	status["api_key_id"] = role.target.credential.APIKeyID.Reveal()
-	status["console_url"] = role.target.endpoints.ConsoleURL
-	status["state"] = role.state(cached, counted)
-	status["next_attempt_at"] = timestamp(cached.NotBefore)
-	status["token_issued_at"], status["token_expires_at"] = nil, nil
+	counted := b.statsOf(name).snapshot()
+	status := map[string]any{
+		"version":                   Version,
+		"credentials_version":       role.target.credential.Version,
+		"credential_source":         role.source(),
+		"credential_written_at":     timestamp(role.target.credential.WrittenAt),
+		"organization_id":           role.target.credential.OrganizationID,
+		"api_key_id":                role.target.credential.APIKeyID.Reveal(),
+		"console_url":               role.target.endpoints.ConsoleURL,
+		"state":                     role.state(cached, counted),
+		"next_attempt_at":           timestamp(cached.NotBefore),
+		"token_issued_at":           nil,
+		"token_expires_at":          nil,
+		"reads":                     counted.reads,
+		"reused":                    counted.reused,
+		"stale":                     counted.stale,
+		"exchanges":                 counted.exchanges,
+		"exchange_failures":         int64(0),
+		"last_exchange_at":          timestamp(counted.lastAt),
+		"last_exchange_duration_ms": counted.lastDuration.Milliseconds(),
+		"last_success_at":           timestamp(counted.lastSuccessAt),
+		"last_error":                "",
+		"last_error_at":             timestamp(counted.lastErrorAt),
+	}
 	if token := cached.Token; token != nil {
-		status["token_issued_at"] = timestamp(token.IssuedAt)
-		status["token_expires_at"] = timestamp(token.ExpiresAt)
+		status["token_issued_at"], status["token_expires_at"] = timestamp(token.IssuedAt), timestamp(token.ExpiresAt)
+	}
+	if counted.lastError != nil {
+		status["last_error"] = counted.lastError.Error()
+	}
+	for _, failures := range counted.failures {
+		status["exchange_failures"] = status["exchange_failures"].(int64) + failures
 	}
 	return &logical.Response{Data: status}, nil
 }

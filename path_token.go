@@ -99,7 +99,7 @@ func (b *backend) readToken(ctx context.Context, req *logical.Request, data *fra
 		return nil, err
 	}
 	counted := b.statsOf(role.name)
-	counted.reads.Add(1)
+	counted.read()
 	if role.refusal != nil {
 		return nil, role.refusal
 	}
@@ -109,7 +109,7 @@ func (b *backend) readToken(ctx context.Context, req *logical.Request, data *fra
 	}
 	resp, err := b.lease(role, served)
 	if err == nil {
-		counted.answered(served.Exchanged, served.Stale != "")
+		counted.answered(served)
 	}
 	return resp, err
 }

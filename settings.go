@@ -192,7 +192,7 @@ const (
 var states = []string{stateIdle, stateOK, stateStale, stateFailing, stateRefused}
 
 // state sums up whether reads work.
-func (r *resolvedRole) state(cached tokencache.State, counted *stats) string {
+func (r *resolvedRole) state(cached tokencache.State, counted counters) string {
 	failure := cached.Failure
 	switch {
 	case r.refusal != nil, failure != nil && !failure.Transient():
@@ -201,7 +201,7 @@ func (r *resolvedRole) state(cached tokencache.State, counted *stats) string {
 		return stateStale
 	case failure != nil && !cached.Usable:
 		return stateFailing
-	case counted.reads.Load() == 0:
+	case counted.reads == 0:
 		return stateIdle
 	default:
 		return stateOK
@@ -210,23 +210,17 @@ func (r *resolvedRole) state(cached tokencache.State, counted *stats) string {
 
 // stats counts what happened on one path, token or token/<role>, since the plugin started.
 type stats struct {
-	reads    atomic.Int64 // of a JWT, successful or not
-	reused   atomic.Int64 // reads answered with a JWT from another read's exchange
-	stale    atomic.Int64 // reads answered with a cached JWT because there was no newer one
-	exchange exchangeStats
-}
-
-// exchangeStats counts the exchanges made for one path's readers.
-type exchangeStats struct {
 	mu sync.Mutex
-	exchangeCounters
+	counters
 }
 
-// exchangeCounters are the counters of exchangeStats.
-type exchangeCounters struct {
-	count         int64
+type counters struct {
+	reads         int64 // of a JWT, successful or not
+	reused        int64 // reads answered with a JWT from another read's exchange
+	stale         int64 // reads answered with a cached JWT because there was no newer one
+	exchanges     int64 // made for these reads
 	failures      map[console.Reason]int64
-	duration      time.Duration // of all
+	duration      time.Duration // of all exchanges
 	lastAt        time.Time
 	lastDuration  time.Duration
 	lastSuccessAt time.Time
@@ -234,12 +228,31 @@ type exchangeCounters struct {
 	lastErrorAt   time.Time
 }
 
-// exchanged notes one exchange that began at start. An error that is no *console.Error is of a reader that gave up, or
-// of a mount that ended.
-func (s *exchangeStats) exchanged(start time.Time, duration time.Duration, err error) {
+// read notes a read.
+func (s *stats) read() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.count++
+	s.reads++
+}
+
+// answered notes that a read was given a JWT.
+func (s *stats) answered(served tokencache.Served) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case served.Stale != "":
+		s.stale++
+	case !served.Exchanged:
+		s.reused++
+	}
+}
+
+// exchanged notes one exchange that began at start. An error that is no *console.Error is of a reader that gave up, or
+// of a mount that ended.
+func (s *stats) exchanged(start time.Time, duration time.Duration, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.exchanges++
 	s.duration += duration
 	s.lastAt, s.lastDuration = start, duration
 	var failed *console.Error
@@ -255,48 +268,13 @@ func (s *exchangeStats) exchanged(start time.Time, duration time.Duration, err e
 	}
 }
 
-// answered notes one read that was given a JWT.
-func (s *stats) answered(exchanged, stale bool) {
-	switch {
-	case stale:
-		s.stale.Add(1)
-	case !exchanged:
-		s.reused.Add(1)
-	}
-}
-
-// readable returns the fields of status that are counted.
-func (s *stats) readable() map[string]any {
-	e := s.exchange.snapshot()
-	var failures int64
-	for _, count := range e.failures {
-		failures += count
-	}
-	lastError := ""
-	if e.lastError != nil {
-		lastError = e.lastError.Error()
-	}
-	return map[string]any{
-		"reads":                     s.reads.Load(),
-		"reused":                    s.reused.Load(),
-		"stale":                     s.stale.Load(),
-		"exchanges":                 e.count,
-		"exchange_failures":         failures,
-		"last_exchange_at":          timestamp(e.lastAt),
-		"last_exchange_duration_ms": e.lastDuration.Milliseconds(),
-		"last_success_at":           timestamp(e.lastSuccessAt),
-		"last_error":                lastError,
-		"last_error_at":             timestamp(e.lastErrorAt),
-	}
-}
-
 // snapshot returns the counters as they are now.
-func (s *exchangeStats) snapshot() exchangeCounters {
+func (s *stats) snapshot() counters {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	counters := s.exchangeCounters
-	counters.failures = maps.Clone(s.failures)
-	return counters
+	counted := s.counters
+	counted.failures = maps.Clone(s.failures)
+	return counted
 }
 
 // timestamp writes a time as answers do: RFC 3339 in UTC, nil for none.

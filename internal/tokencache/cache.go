@@ -237,27 +237,36 @@ func (c *Cache) retry(s *slot, f *flight) func() bool {
 }
 
 // wait waits until there is something new to look at, or the patience of a reader with a usable JWT ends; f is nil if
-// there is no room yet for the exchange that the reader needs. It releases the mutex meanwhile.
+// there is no room yet for the exchange that the reader needs.
 func (c *Cache) wait(ctx context.Context, s *slot, f *flight) error {
-	var patience <-chan time.Time
 	switch {
 	case f == nil:
+		return c.sleep(ctx, s, time.Time{})
 	case s.held.usable(time.Now()):
-		patience = time.After(time.Until(f.began.Add(maxReaderWait)))
+		return c.sleep(ctx, s, f.began.Add(maxReaderWait))
 	default:
 		f.withoutJWT++
 		defer func() { f.withoutJWT-- }()
+		return c.sleep(ctx, s, time.Time{})
 	}
+}
+
+// sleep releases the mutex until the slot changes, or until a time unless that is zero.
+func (c *Cache) sleep(ctx context.Context, s *slot, until time.Time) error {
 	if s.changed == nil {
 		s.changed = make(chan struct{})
 	}
 	changed := s.changed
+	var timeout <-chan time.Time
+	if !until.IsZero() {
+		timeout = time.After(time.Until(until))
+	}
 	c.mu.Unlock()
 	defer c.mu.Lock()
 	select {
 	case <-ctx.Done():
 		return fmt.Errorf("waiting for a token: %w", ctx.Err())
-	case <-patience:
+	case <-timeout:
 	case <-changed:
 	}
 	return nil

@@ -25,7 +25,7 @@ type held struct {
 	token   *console.Token // nil: none
 	refresh float64        // the share of its fresh time after which it is refreshed
 	known   bool           // storage need not be asked for a JWT
-	lookUp  *lookUp        // under way in storage; nil: none
+	loading time.Time      // since when storage is asked for one; zero: it is not
 	flight  *flight        // the exchange that readers share; nil: none
 }
 

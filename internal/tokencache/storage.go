@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"hash/maphash"
+	"maps"
 	"slices"
 	"time"
 
@@ -69,32 +70,18 @@ func (e *Entry) of(key Key, now time.Time) *console.Token {
 	return &token
 }
 
-// lookUp is a look for a stored JWT.
-type lookUp struct {
-	began time.Time
-	done  chan struct{}
-}
-
-// lookUp looks for a stored JWT, until it is known whether there is one. It releases the mutex meanwhile, and gives up
-// after loadTimeout: storage that fails or hangs costs a reader an exchange, not the token.
+// lookUp waits until storage was asked for a JWT, but no longer than loadTimeout: storage that fails or hangs costs a
+// reader an exchange, not the token.
 func (c *Cache) lookUp(ctx context.Context, key Key, s *slot) error {
 	h := s.held
-	if h.known {
-		return nil
-	}
-	if h.lookUp == nil {
-		h.lookUp = &lookUp{began: time.Now(), done: make(chan struct{})}
+	if !h.known && h.loading.IsZero() {
+		h.loading = time.Now()
 		go c.load(key, s, h)
 	}
-	patience := time.After(time.Until(h.lookUp.began.Add(loadTimeout)))
-	done := h.lookUp.done
-	c.mu.Unlock()
-	defer c.mu.Lock()
-	select {
-	case <-ctx.Done():
-		return fmt.Errorf("waiting for a stored token: %w", ctx.Err())
-	case <-done:
-	case <-patience:
+	for !h.known && !h.loading.IsZero() && time.Since(h.loading) < loadTimeout {
+		if err := c.sleep(ctx, s, h.loading.Add(loadTimeout)); err != nil {
+			return err
+		}
 	}
 	return nil
 }
@@ -107,15 +94,14 @@ func (c *Cache) load(key Key, s *slot, h *held) {
 	c.noteStorage("reading", key.Path, err)
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	close(h.lookUp.done)
-	h.lookUp = nil
+	defer s.wake()
+	h.loading = time.Time{}
 	if err != nil || h.known {
 		return // after a failure, the next reader looks again
 	}
 	h.known = true
 	if token := entry.of(key, time.Now()); token != nil {
 		h.take(*token)
-		s.wake()
 	}
 }
 
@@ -136,14 +122,13 @@ func (c *Cache) Settle(ctx context.Context, path string) error {
 	var stored *Entry
 	current, err := c.store.Current(ctx, path)
 	if err == nil {
-		c.drop(inMemory, current)
 		stored, err = c.store.Load(ctx, path)
 	}
 	c.noteStorage("reading", path, err)
 	if err != nil {
 		return err
 	}
-	wanted := c.wanted(current, stored)
+	wanted := c.keepOnly(current, inMemory, stored)
 	if wanted.same(stored) {
 		return nil
 	}
@@ -159,44 +144,33 @@ func (c *Cache) settleLater(path string) { _ = c.Settle(c.lifetime, path) }
 func (c *Cache) keys(path string) []Key {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	var keys []Key
-	for key := range c.slots {
-		if key.Path == path {
-			keys = append(keys, key)
-		}
-	}
-	return keys
+	return slices.DeleteFunc(slices.Collect(maps.Keys(c.slots)), func(key Key) bool { return key.Path != path })
 }
 
-// drop drops these keys from memory, but for the current one. Those who wait for an exchange still get what it brings.
-func (c *Cache) drop(keys []Key, current *Key) {
+// keepOnly drops all of these keys from memory but the current one; those who wait for an exchange still get what it
+// brings. It returns what storage should hold: what memory does, or what is stored already; nil: nothing.
+func (c *Cache) keepOnly(current *Key, inMemory []Key, stored *Entry) *Entry {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for _, key := range keys {
+	for _, key := range inMemory {
 		if current == nil || key != *current {
 			delete(c.slots, key)
 		}
 	}
-}
-
-// wanted returns what storage should hold of the current credential: what memory does, or what is stored already; nil:
-// nothing.
-func (c *Cache) wanted(current *Key, stored *Entry) *Entry {
 	if current == nil {
 		return nil
 	}
 	now := time.Now()
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	s := c.slots[*current]
-	switch {
-	case s != nil && s.held.valid(now) != nil:
-		return &Entry{*current, *s.held.token}
-	case s != nil && s.held.known, stored.of(*current, now) == nil:
+	if s := c.slots[*current]; s != nil && s.held.known {
+		if token := s.held.valid(now); token != nil {
+			return &Entry{*current, *token}
+		}
 		return nil
-	default:
-		return stored
 	}
+	if stored.of(*current, now) == nil {
+		return nil
+	}
+	return stored
 }
 
 // noteStorage logs the first failure of a streak.

@@ -7,14 +7,11 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"runtime"
 	"strings"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/assert"
-	"github.com/stretchr/testify/require"
 
 	"github.com/snowplow-vault/vault-plugin-secrets-snowplow/internal/consoletest"
 	"github.com/snowplow-vault/vault-plugin-secrets-snowplow/internal/faulttest"
@@ -136,29 +133,6 @@ func TestConnectionsThatFail(t *testing.T) {
 	}
 }
 
-// What one exchange allocates, over all tries. Not parallel: other tests allocate too.
-func TestMemoryOfAnExchangeIsBounded(t *testing.T) {
-	for _, test := range []fault{
-		{name: "100 MB", answer: endless(okHeader+"Content-Length: 104857600\r\n\r\n", strings.Repeat("x", 1<<16))},
-		{name: "100 MB of a refusal", answer: endless("HTTP/1.1 400 Bad Request\r\nContent-Length: 104857600\r\n\r\n", strings.Repeat("x ", 1<<15))},
-		{name: "gzip that unpacks to 1 GB", answer: gzipBomb()},
-		{name: "headers without end", answer: endless(okHeader, "X-More: "+strings.Repeat("x", 1<<10)+"\r\n")},
-	} {
-		t.Run(test.name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				u := faulttest.OnPipes(t)
-				u.FailAlways(test.answer)
-				var before, after runtime.MemStats
-				runtime.ReadMemStats(&before)
-				_, err := exchangeWith(t, u, V3)
-				runtime.ReadMemStats(&after)
-				requireFailed(t, err)
-				assert.Less(t, after.TotalAlloc-before.TotalAlloc, uint64(64<<20))
-			})
-		})
-	}
-}
-
 func TestAConsoleThatIsUnreachableIsNamedWithWhatToCheck(t *testing.T) {
 	t.Parallel()
 	for url, says := range map[string]string{
@@ -171,40 +145,4 @@ func TestAConsoleThatIsUnreachableIsNamedWithWhatToCheck(t *testing.T) {
 		assert.Equal(t, ReasonUnreachable, requireFailed(t, err).Reason)
 		assert.ErrorContains(t, err, says)
 	}
-}
-
-func TestInformationBeforeTheAnswerIsPassedOver(t *testing.T) {
-	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		u := faulttest.OnPipes(t)
-		u.Intercept(func(w http.ResponseWriter, _ *http.Request) bool {
-			w.WriteHeader(http.StatusEarlyHints)
-			w.WriteHeader(http.StatusProcessing)
-			return false
-		})
-		_, err := exchangeWith(t, u, V3)
-		require.NoError(t, err)
-		assert.Equal(t, 1, u.Exchanges())
-	})
-}
-
-// Go's transport writes what a server says unasked to the standard log, which the plugin's main program throws away.
-// Here: it gets into nothing else, and the connection is given up.
-func TestWhatAServerSaysUnasked(t *testing.T) {
-	t.Parallel()
-	u := faulttest.OnTCP(t)
-	client := newClient(t, "", nil)
-	body := `{"accessToken":"` + u.Mint(map[string]any{}) + `"}`
-	u.FailNext(1, raw(func(conn net.Conn, r *http.Request) {
-		_, _ = fmt.Fprintf(conn, "%sContent-Length: %d\r\n\r\n%sHTTP/1.1 400 %s\r\n\r\n", okHeader, len(body), body, r.Header.Get("X-API-Key"))
-		_, _ = io.Copy(io.Discard, conn) // until the client has seen it and gone
-	}))
-	for range 2 {
-		_, err := client.Exchange(t.Context(), exchangeAt(u.URL, V3))
-		require.NoError(t, err)
-		if u.Exchanges() == 1 {
-			u.RequireAllClosed(t)
-		}
-	}
-	assert.EqualValues(t, 2, u.Connections())
 }

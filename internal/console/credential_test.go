@@ -25,17 +25,6 @@ func TestFieldsCoverTheStruct(t *testing.T) {
 	assert.False(t, c.Empty())
 }
 
-func TestWhatEachVersionNeeds(t *testing.T) {
-	t.Parallel()
-	for version, want := range map[string][2]string{
-		V3: {"api_key_id, api_key", "api_key"},
-		V2: {"api_key", "api_key"},
-		V1: {"username, password, client_id, client_secret", "password, client_secret"},
-	} {
-		assert.Equal(t, want, [2]string{NamesOf(version), SecretNamesOf(version)}, version)
-	}
-}
-
 // written is the Getter of a write with these fields; nil is a patch's null.
 func written(fields map[string]any) Getter {
 	return func(name string) (*string, bool) {
@@ -126,17 +115,6 @@ func TestMergeSaysWhatItDrops(t *testing.T) {
 	require.NoError(t, err)
 	assert.Equal(t, []string{"api_key_id"}, dropped)
 	assert.Equal(t, Credential{ID: "new", Version: V2, OrganizationID: "org", APIKey: redact.NewSecret("key")}, c)
-}
-
-func TestTheSameOriginInOtherWordsIsNoChange(t *testing.T) {
-	t.Parallel()
-	c := Credential{Version: V3, APIKeyID: redact.NewSecret("id"), APIKey: redact.NewSecret("key"), WrittenFor: "https://console.example.com:443"}
-	for _, same := range []string{"https://console.example.com", "https://CONSOLE.example.com/", "HTTPS://console.example.com:443", "https://console.example.com/behind/a/proxy"} {
-		assert.NoError(t, c.MayGoTo(Endpoints{ConsoleURL: same}), same)
-	}
-	for _, other := range []string{"http://console.example.com", "https://console.example.com:444", "https://console.example.com.", "https://example.com", ""} {
-		assert.Error(t, c.MayGoTo(Endpoints{ConsoleURL: other}), other)
-	}
 }
 
 func TestACredentialIsBoundToTheURLsItWasWrittenFor(t *testing.T) {

@@ -95,29 +95,6 @@ func TestARetryIsMadeOnlyWhileItIsWanted(t *testing.T) {
 	}
 }
 
-// Whatever each try takes: all of them together end within request_timeout.
-func TestRetriesEndWithinRequestTimeout(t *testing.T) {
-	t.Parallel()
-	for _, timeout := range []time.Duration{time.Second, 2 * time.Second, 3 * time.Second, 80 * time.Second} {
-		for _, delay := range []time.Duration{0, 300 * time.Millisecond, 900 * time.Millisecond, 30 * time.Second} {
-			t.Run(fmt.Sprintf("%s in tries of %s", timeout, delay), func(t *testing.T) {
-				t.Parallel()
-				synctest.Test(t, func(t *testing.T) {
-					u := faulttest.OnPipes(t)
-					u.SetDelay(delay)
-					u.FailAlways(consoletest.Status(http.StatusServiceUnavailable, "", nil))
-					request := exchangeAt(u.URL, V3)
-					request.Timeout = timeout
-					started := time.Now()
-					_, err := newClient(t, "", u.Dial).Exchange(t.Context(), request)
-					assert.LessOrEqual(t, time.Since(started), timeout)
-					assert.Contains(t, []Reason{ReasonUpstream, ReasonTimeout}, requireFailed(t, err).Reason)
-				})
-			})
-		}
-	}
-}
-
 func TestExchangeThatIsGivenUpDuringAPauseEndsAtOnce(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

@@ -69,23 +69,15 @@ func codeIn(t *testing.T, words string) int {
 // What a reader of Vault gets.
 func TestStatusOfEveryReason(t *testing.T) {
 	t.Parallel()
-	want := map[Reason]struct {
-		status    int
-		transient bool
-	}{
-		ReasonUnreachable:         {502, true},
-		ReasonTimeout:             {504, true},
-		ReasonRateLimited:         {429, true},
-		ReasonRefused:             {400, false},
-		ReasonUnknownOrganization: {400, false},
-		ReasonRejected:            {400, false},
-		ReasonUpstream:            {502, true},
+	want := map[Reason]int{
+		ReasonUnreachable: 502, ReasonTimeout: 504, ReasonRateLimited: 429, ReasonRefused: 400,
+		ReasonUnknownOrganization: 400, ReasonRejected: 400, ReasonUpstream: 502,
 	}
 	require.Len(t, Reasons, len(want))
 	for _, reason := range Reasons {
 		failed := &Error{Reason: reason}
-		assert.Equal(t, want[reason].status, failed.Status(), reason)
-		assert.Equal(t, want[reason].transient, failed.Transient(), reason)
+		assert.Equal(t, want[reason], failed.Status(), reason)
+		assert.Equal(t, want[reason] != 400, failed.Transient(), reason)
 	}
 }
 

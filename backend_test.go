@@ -18,7 +18,6 @@ import (
 
 	"github.com/snowplow-vault/vault-plugin-secrets-snowplow/internal/console"
 	"github.com/snowplow-vault/vault-plugin-secrets-snowplow/internal/consoletest"
-	"github.com/snowplow-vault/vault-plugin-secrets-snowplow/internal/faulttest"
 )
 
 func TestStorageThatFails(t *testing.T) {
@@ -132,7 +131,7 @@ func TestEveryFieldChangesSomething(t *testing.T) {
 	t.Parallel()
 	values := map[string]any{
 		"credentials_version": "v2", "console_url": "https://another.example", "auth_url": "https://another.example",
-		"ca_cert": faulttest.NewAuthority(t).PEM(), "request_timeout": 7, "ttl": 7, "reuse_period": 7,
+		"ca_cert": consoletest.NewAuthority(t).PEM(), "request_timeout": 7, "ttl": 7, "reuse_period": 7,
 	}
 	botUser := map[string]any{"credentials_version": "v1", "username": "a", "password": "b", "client_id": "c", "client_secret": "d"}
 	changing := regexp.MustCompile(`"(id|written_at)":"[^"]*"`) // with each write

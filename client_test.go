@@ -21,7 +21,6 @@ import (
 
 	"github.com/snowplow-vault/vault-plugin-secrets-snowplow/internal/console"
 	"github.com/snowplow-vault/vault-plugin-secrets-snowplow/internal/consoletest"
-	"github.com/snowplow-vault/vault-plugin-secrets-snowplow/internal/faulttest"
 	"github.com/snowplow-vault/vault-plugin-secrets-snowplow/internal/redact"
 	"github.com/snowplow-vault/vault-plugin-secrets-snowplow/internal/tokencache"
 )
@@ -62,12 +61,12 @@ func canaryConfig(version, url string) map[string]any {
 	}
 	if version == console.V1 {
 		maps.Copy(fields, map[string]any{
-			"username": consoletest.DefaultUsername, "password": faulttest.CanaryPassword,
-			"client_id": consoletest.DefaultClientID, "client_secret": faulttest.CanaryClientSecret,
+			"username": consoletest.DefaultUsername, "password": consoletest.CanaryPassword,
+			"client_id": consoletest.DefaultClientID, "client_secret": consoletest.CanaryClientSecret,
 		})
 		return fields
 	}
-	fields["api_key"] = faulttest.CanaryKey
+	fields["api_key"] = consoletest.CanaryKey
 	if version == console.V3 {
 		fields["api_key_id"] = consoletest.DefaultAPIKeyID
 	}
@@ -83,7 +82,7 @@ func requireNoSecret(t *testing.T, m *mount, seen ...string) {
 		seen = append(seen, fmt.Sprintf("%s: %+v %v", path, resp, err))
 	}
 	for _, text := range seen {
-		if trace := faulttest.TraceOfCanary(text); trace != "" {
+		if trace := consoletest.TraceOfCanary(text); trace != "" {
 			require.Failf(t, "a secret is seen", "%q in: %s", trace, text)
 		}
 	}
@@ -124,7 +123,7 @@ func TestEachFailureReachesTheReader(t *testing.T) {
 		t.Run(test.says[0], func(t *testing.T) {
 			t.Parallel()
 			synctest.Test(t, func(t *testing.T) {
-				server := faulttest.NewCanaryConsole()
+				server := consoletest.NewCanaryConsole()
 				m := newMountInBubble(t, http.StripPrefix("/behind/a/gateway", server))
 				m.mustWrite("config", canaryConfig(test.version, url), map[string]any{"verify_connection": false})
 				server.FailAlways(test.fault)
@@ -194,7 +193,7 @@ func TestUserAgentNamesPluginAndVault(t *testing.T) {
 // and the end of the mount race.
 func TestCleanupDuringAnExchange(t *testing.T) {
 	t.Parallel()
-	u := faulttest.OnTCP(t)
+	u := consoletest.OnTCP(t)
 	for range 8 {
 		m := newMount(t)
 		m.mustWrite("config", canaryConfig("v3", u.URL), map[string]any{"verify_connection": false})

@@ -19,7 +19,6 @@ import (
 
 	"github.com/snowplow-vault/vault-plugin-secrets-snowplow/internal/console"
 	"github.com/snowplow-vault/vault-plugin-secrets-snowplow/internal/consoletest"
-	"github.com/snowplow-vault/vault-plugin-secrets-snowplow/internal/faulttest"
 )
 
 func TestConfigIsReadBackWithoutItsSecrets(t *testing.T) {
@@ -248,7 +247,7 @@ func TestOnlyAWriteThatAnExchangeDependsOnIsVerified(t *testing.T) {
 		{"a key again: verify_connection is not stored", map[string]any{"api_key": consoletest.DefaultAPIKey}, 1},
 		{"console_url", map[string]any{"console_url": console.URL + "/"}, 0},
 		{"auth_url", map[string]any{"auth_url": console.URL}, 1},
-		{"ca_cert", map[string]any{"ca_cert": faulttest.NewAuthority(t).PEM()}, 1},
+		{"ca_cert", map[string]any{"ca_cert": consoletest.NewAuthority(t).PEM()}, 1},
 		{"credentials_version", v2, 1},
 		{"the same credentials_version", v2, 0},
 	} {
@@ -288,7 +287,7 @@ func TestAWriteThatLeavesTheCredentialAloneKeepsTheCachedJWT(t *testing.T) {
 	m, console := newConfiguredMount(t)
 	first := m.mustRead("token").Data["access_token"]
 	m.mustWrite("config", map[string]any{
-		"ttl": 60, "reuse_period": "2h", "request_timeout": "20s", "ca_cert": faulttest.NewAuthority(t).PEM(), "verify_connection": false,
+		"ttl": 60, "reuse_period": "2h", "request_timeout": "20s", "ca_cert": consoletest.NewAuthority(t).PEM(), "verify_connection": false,
 	})
 	assert.Equal(t, first, m.mustRead("token").Data["access_token"])
 	assert.Equal(t, 1, console.Exchanges())
@@ -736,18 +735,18 @@ func FuzzConfigFields(f *testing.F) {
 		switch version {
 		case "v1":
 			fields["username"], fields["client_id"] = keyID+"bot", "client"
-			fields["password"], fields["client_secret"] = faulttest.CanaryPassword, faulttest.CanaryClientSecret
+			fields["password"], fields["client_secret"] = consoletest.CanaryPassword, consoletest.CanaryClientSecret
 		case "v2":
-			fields["api_key"] = faulttest.CanaryKey
+			fields["api_key"] = consoletest.CanaryKey
 		default:
-			fields["api_key_id"], fields["api_key"] = keyID, faulttest.CanaryKey
+			fields["api_key_id"], fields["api_key"] = keyID, consoletest.CanaryKey
 		}
 		storage := &logical.InmemStorage{}
 		request := func(operation logical.Operation, path string, data map[string]any) (*logical.Response, error) {
 			resp, err := made.HandleRequest(t.Context(), &logical.Request{
 				Operation: operation, Path: path, Data: data, Storage: storage, MountPoint: "snowplow/",
 			})
-			for _, secret := range []string{faulttest.CanaryKey, faulttest.CanaryPassword, faulttest.CanaryClientSecret} {
+			for _, secret := range []string{consoletest.CanaryKey, consoletest.CanaryPassword, consoletest.CanaryClientSecret} {
 				assert.NotContains(t, fmt.Sprintf("%+v %v", resp, err), secret)
 			}
 			return resp, err

@@ -12,7 +12,6 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/snowplow-vault/vault-plugin-secrets-snowplow/internal/consoletest"
-	"github.com/snowplow-vault/vault-plugin-secrets-snowplow/internal/faulttest"
 )
 
 func TestStatusTellsWithoutAskingSnowplow(t *testing.T) {
@@ -160,7 +159,7 @@ func TestNoSecretGetsOut(t *testing.T) {
 			t.Run(fmt.Sprint(code, " to ", version), func(t *testing.T) {
 				t.Parallel()
 				synctest.Test(t, func(t *testing.T) {
-					server := faulttest.NewCanaryConsole()
+					server := consoletest.NewCanaryConsole()
 					m := newMountInBubble(t, server)
 					config := canaryConfig(version, "https://console.example.com")
 					m.mustWrite("config", config, map[string]any{"verify_connection": false})

@@ -12,7 +12,6 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/snowplow-vault/vault-plugin-secrets-snowplow/internal/consoletest"
-	"github.com/snowplow-vault/vault-plugin-secrets-snowplow/internal/faulttest"
 )
 
 // bubbleNow is when time begins in a bubble of synctest.
@@ -20,8 +19,8 @@ var bubbleNow = time.Date(2000, time.January, 1, 0, 0, 0, 0, time.UTC).Unix()
 
 func TestAnswersWithoutAUsableToken(t *testing.T) {
 	t.Parallel()
-	good := faulttest.MadeUpJWT(fmt.Sprintf(`{"exp":%d}`, bubbleNow+3600))
-	claims := func(payload string) string { return `{"accessToken":"` + faulttest.MadeUpJWT(payload) + `"}` }
+	good := consoletest.MadeUpJWT(fmt.Sprintf(`{"exp":%d}`, bubbleNow+3600))
+	claims := func(payload string) string { return `{"accessToken":"` + consoletest.MadeUpJWT(payload) + `"}` }
 	noToken := []string{"malformed answer: its accessToken is not a Bearer token"}
 	noObject := []string{"malformed answer: it is not a JSON object"}
 	expired := []string{"already expired on arrival", "Vault's clock says 2000-01-01T00:00:00Z and Snowplow's 2000-01-01T00:00:00Z", "one of them may be wrong"}
@@ -71,8 +70,8 @@ func padded(jwt string, size int) string {
 func TestOddAnswersThatAreAccepted(t *testing.T) {
 	t.Parallel()
 	const day, tenYears = 24 * time.Hour, 10 * 365 * 24 * time.Hour
-	claims := func(payload string) string { return `{"accessToken":"` + faulttest.MadeUpJWT(payload) + `"}` }
-	hour := faulttest.MadeUpJWT(fmt.Sprintf(`{"exp":%d}`, bubbleNow+3600))
+	claims := func(payload string) string { return `{"accessToken":"` + consoletest.MadeUpJWT(payload) + `"}` }
+	hour := consoletest.MadeUpJWT(fmt.Sprintf(`{"exp":%d}`, bubbleNow+3600))
 	for name, test := range map[string]struct {
 		body     string
 		validity time.Duration
@@ -94,7 +93,7 @@ func TestOddAnswersThatAreAccepted(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			synctest.Test(t, func(t *testing.T) {
-				u := faulttest.OnPipes(t)
+				u := consoletest.OnPipes(t)
 				u.FailNext(1, consoletest.Status(http.StatusOK, test.body, nil))
 				token, err := exchangeWith(t, u, V3)
 				require.NoError(t, err)
@@ -120,7 +119,7 @@ func TestValidityOfATokenOfV1WithoutExp(t *testing.T) {
 		`"3600"`: 24 * time.Hour,
 	} {
 		synctest.Test(t, func(t *testing.T) {
-			u := faulttest.OnPipes(t)
+			u := consoletest.OnPipes(t)
 			u.FailNext(1, consoletest.Status(http.StatusOK, `{"access_token":"opaque","token_type":"Bearer","expires_in":`+expiresIn+`}`, nil))
 			token, err := exchangeWith(t, u, V1)
 			require.NoError(t, err)

@@ -12,7 +12,6 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/snowplow-vault/vault-plugin-secrets-snowplow/internal/consoletest"
-	"github.com/snowplow-vault/vault-plugin-secrets-snowplow/internal/faulttest"
 )
 
 // The times in an answer are those of its beginning: a slow one hides a difference between the clocks.
@@ -31,7 +30,7 @@ func TestNoLeaseOutlivesItsJWTBySnowplowsClock(t *testing.T) {
 					t.Parallel()
 					synctest.Test(t, func(t *testing.T) {
 						time.Sleep(fraction) // so that Vault's clock does not stand on a whole second
-						u := faulttest.OnPipes(t)
+						u := consoletest.OnPipes(t)
 						snowplows := func() time.Time { return time.Now().Add(ahead) }
 						u.SetNow(snowplows)
 						expires := snowplows().Add(consoletest.DefaultValidity).Truncate(time.Second)
@@ -60,7 +59,7 @@ func TestNoLeaseOutlivesItsJWTBySnowplowsClock(t *testing.T) {
 func TestAJWTThatHasExpiredByVaultsClockNamesBothClocks(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		u := faulttest.OnPipes(t)
+		u := consoletest.OnPipes(t)
 		u.SetNow(func() time.Time { return time.Now().Add(-48 * time.Hour) })
 		_, err := exchangeWith(t, u, V3)
 		assert.Equal(t, ReasonUpstream, requireFailed(t, err).Reason)
@@ -74,8 +73,8 @@ func TestAJWTThatHasExpiredByVaultsClockNamesBothClocks(t *testing.T) {
 func TestAClockThatSnowplowDoesNotTellIsNotMadeUp(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		u := faulttest.OnPipes(t)
-		u.FailAlways(said(okHeader + "\r\n" + `{"accessToken":"` + faulttest.MadeUpJWT(`{"exp":1}`) + `"}`)) // neither iat nor Date
+		u := consoletest.OnPipes(t)
+		u.FailAlways(said(okHeader + "\r\n" + `{"accessToken":"` + consoletest.MadeUpJWT(`{"exp":1}`) + `"}`)) // neither iat nor Date
 		_, err := exchangeWith(t, u, V3)
 		requireFailed(t, err)
 		assert.ErrorContains(t, err, "Vault's clock says 2000-01-01T00:00:00Z and Snowplow's nothing")
@@ -85,7 +84,7 @@ func TestAClockThatSnowplowDoesNotTellIsNotMadeUp(t *testing.T) {
 func TestASlowAnswerWithAShortJWTIsNotBlamedOnTheClocks(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		u := faulttest.OnPipes(t)
+		u := consoletest.OnPipes(t)
 		u.SetValidity(3 * time.Second)
 		u.SetDelay(3 * time.Second)
 		request := exchangeAt(u.URL, V3)

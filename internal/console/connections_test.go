@@ -14,7 +14,6 @@ import (
 	"github.com/stretchr/testify/assert"
 
 	"github.com/snowplow-vault/vault-plugin-secrets-snowplow/internal/consoletest"
-	"github.com/snowplow-vault/vault-plugin-secrets-snowplow/internal/faulttest"
 )
 
 // raw is a fault that writes to the connection itself, which is closed when write returns.
@@ -62,7 +61,7 @@ func drip(begin, rest string) http.Handler {
 func cut(answer string) http.Handler {
 	return raw(func(conn net.Conn, _ *http.Request) {
 		_, _ = io.WriteString(conn, answer)
-		faulttest.Reset(conn)
+		consoletest.Reset(conn)
 	})
 }
 
@@ -88,7 +87,7 @@ const okHeader = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
 
 func TestConnectionsThatFail(t *testing.T) {
 	t.Parallel()
-	whole := `{"accessToken":"` + faulttest.MadeUpJWT(`{}`) + `"}`
+	whole := `{"accessToken":"` + consoletest.MadeUpJWT(`{}`) + `"}`
 	const refusal = "HTTP/1.1 400 Bad Request\r\nContent-Length: 9999\r\n\r\n"
 	brokeOff := []string{"malformed answer: it ended early"}
 	noAnswer := []string{"malformed answer, or broke the connection"}
@@ -136,8 +135,8 @@ func TestConnectionsThatFail(t *testing.T) {
 func TestAConsoleThatIsUnreachableIsNamedWithWhatToCheck(t *testing.T) {
 	t.Parallel()
 	for url, says := range map[string]string{
-		"http://" + faulttest.RefusingAddress(t): "is unreachable: connect: connection refused: check console_url, egress from Vault, and the proxy variables",
-		"https://console.invalid":                "is unreachable: its host name cannot be resolved",
+		"http://" + consoletest.RefusingAddress(t): "is unreachable: connect: connection refused: check console_url, egress from Vault, and the proxy variables",
+		"https://console.invalid":                  "is unreachable: its host name cannot be resolved",
 	} {
 		request := exchangeAt(url, V3)
 		request.Retry = nil

@@ -6,7 +6,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
-	"github.com/snowplow-vault/vault-plugin-secrets-snowplow/internal/faulttest"
+	"github.com/snowplow-vault/vault-plugin-secrets-snowplow/internal/consoletest"
 )
 
 func TestParseURL(t *testing.T) {
@@ -64,7 +64,7 @@ func TestParseURL(t *testing.T) {
 			continue
 		}
 		require.ErrorContains(t, err, want.says, raw)
-		assert.Empty(t, faulttest.TraceOfCanary(err.Error()), raw)
+		assert.Empty(t, consoletest.TraceOfCanary(err.Error()), raw)
 	}
 }
 

@@ -15,7 +15,6 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/snowplow-vault/vault-plugin-secrets-snowplow/internal/consoletest"
-	"github.com/snowplow-vault/vault-plugin-secrets-snowplow/internal/faulttest"
 )
 
 func TestWhatAnExchangeSends(t *testing.T) {
@@ -28,22 +27,22 @@ func TestWhatAnExchangeSends(t *testing.T) {
 			form                  url.Values
 		}{
 			{V3, http.MethodGet, organization + "/credentials/v3/token",
-				map[string]string{"X-Api-Key-Id": consoletest.DefaultAPIKeyID, "X-Api-Key": faulttest.CanaryKey}, nil},
+				map[string]string{"X-Api-Key-Id": consoletest.DefaultAPIKeyID, "X-Api-Key": consoletest.CanaryKey}, nil},
 			{V2, http.MethodGet, organization + "/credentials/v2/token",
-				map[string]string{"X-Api-Key": faulttest.CanaryKey}, nil},
+				map[string]string{"X-Api-Key": consoletest.CanaryKey}, nil},
 			{V1, http.MethodPost, "/oauth/token",
 				map[string]string{"Content-Type": "application/x-www-form-urlencoded"}, url.Values{
 					"grant_type":    {"password"},
 					"audience":      {"https://snowplowanalytics.com/api/"},
 					"username":      {consoletest.DefaultUsername},
-					"password":      {faulttest.CanaryPassword},
+					"password":      {consoletest.CanaryPassword},
 					"client_id":     {consoletest.DefaultClientID},
-					"client_secret": {faulttest.CanaryClientSecret},
+					"client_secret": {consoletest.CanaryClientSecret},
 				}},
 		} {
 			t.Run(prefix+" "+test.version, func(t *testing.T) {
 				t.Parallel()
-				console := faulttest.NewCanaryConsole()
+				console := consoletest.NewCanaryConsole()
 				server := httptest.NewServer(http.StripPrefix(prefix, console))
 				t.Cleanup(server.Close)
 
@@ -71,7 +70,7 @@ func TestWhatAnExchangeSends(t *testing.T) {
 
 func TestAConnectionIsUsedAgain(t *testing.T) {
 	t.Parallel()
-	u := faulttest.OnTCP(t)
+	u := consoletest.OnTCP(t)
 	client := newClient(t, "", nil)
 	for range 5 {
 		_, err := client.Exchange(t.Context(), exchangeAt(u.URL, V3))
@@ -96,11 +95,11 @@ func TestAURLThatIsNoneIsNotRepeated(t *testing.T) {
 // Eight times, as the end of the exchange and the end of the client race.
 func TestCloseDuringAnExchange(t *testing.T) {
 	t.Parallel()
-	ca := faulttest.NewAuthority(t)
+	ca := consoletest.NewAuthority(t)
 	for _, protocols := range [][]string{{"http/1.1"}, {"h2", "http/1.1"}} {
 		t.Run(strings.Join(protocols, " and "), func(t *testing.T) {
 			t.Parallel()
-			u := faulttest.OnTLS(t, &tls.Config{Certificates: []tls.Certificate{ca.Certify(t, nil)}, NextProtos: protocols})
+			u := consoletest.OnTLS(t, &tls.Config{Certificates: []tls.Certificate{ca.Certify(t, nil)}, NextProtos: protocols})
 			for range 8 {
 				client := newClient(t, ca.PEM(), nil)
 				hold := u.Hold()

@@ -14,13 +14,13 @@ import (
 
 	"github.com/stretchr/testify/assert"
 
-	"github.com/snowplow-vault/vault-plugin-secrets-snowplow/internal/faulttest"
+	"github.com/snowplow-vault/vault-plugin-secrets-snowplow/internal/consoletest"
 )
 
 // FuzzAnswer reads an answer as the bytes of a connection. Whatever comes, it is a token that can be leased, or an
 // error that holds neither a secret nor anything unprintable.
 func FuzzAnswer(f *testing.F) {
-	madeUp := faulttest.MadeUpJWT
+	madeUp := consoletest.MadeUpJWT
 	for _, jwt := range []string{
 		madeUp(`{}`), madeUp(`{"exp":"soon"}`), madeUp(`{"exp":-1}`), madeUp(`{"exp":1e300}`), madeUp(`{"iat":946684800,"exp":946771200}`),
 		madeUp(`{"exp":946684801,"iat":946684801}`), madeUp(strings.Repeat("[", 20000)), "", "a.b", "a.b.c", `a.b.c\n`, `\u0000`, "\xff",
@@ -32,14 +32,14 @@ func FuzzAnswer(f *testing.F) {
 		f.Add(V1, fmt.Sprintf("%s\r\n{\"access_token\":\"a.b.c\",\"expires_in\":%s}", okHeader, expiresIn))
 	}
 	for _, body := range []string{
-		``, `null`, `[]`, `{"accessToken":1}`, `{"accessToken":"a.b.c"}x`, faulttest.CanaryKey,
-		`{"message":` + strconv.Quote(faulttest.CanaryKey) + `}`, `{"detail":"` + url.QueryEscape(faulttest.CanaryPassword) + `"}`,
+		``, `null`, `[]`, `{"accessToken":1}`, `{"accessToken":"a.b.c"}x`, consoletest.CanaryKey,
+		`{"message":` + strconv.Quote(consoletest.CanaryKey) + `}`, `{"detail":"` + url.QueryEscape(consoletest.CanaryPassword) + `"}`,
 	} {
-		for _, status := range []string{"200 OK", "400 Bad Request", "401 Unauthorized", "404 Not Found", "418 " + faulttest.CanaryKey, "500 Oops", "302 Found", "999 x"} {
-			f.Add(V3, "HTTP/1.1 "+status+"\r\nLocation: http://x/"+faulttest.CanaryKey+"\r\n\r\n"+body)
+		for _, status := range []string{"200 OK", "400 Bad Request", "401 Unauthorized", "404 Not Found", "418 " + consoletest.CanaryKey, "500 Oops", "302 Found", "999 x"} {
+			f.Add(V3, "HTTP/1.1 "+status+"\r\nLocation: http://x/"+consoletest.CanaryKey+"\r\n\r\n"+body)
 		}
 	}
-	for _, retryAfter := range []string{"1", "-1", "99999999999999999999", "Fri, 31 Dec 9999 23:59:59 GMT", faulttest.CanaryKey} {
+	for _, retryAfter := range []string{"1", "-1", "99999999999999999999", "Fri, 31 Dec 9999 23:59:59 GMT", consoletest.CanaryKey} {
 		f.Add(V2, "HTTP/1.1 429 x\r\nRetry-After: "+retryAfter+"\r\n\r\n")
 	}
 	f.Add(V3, okHeader+"Transfer-Encoding: chunked\r\n\r\n5\r\n{\"acc\r\nZZ\r\n")

@@ -16,7 +16,6 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/snowplow-vault/vault-plugin-secrets-snowplow/internal/consoletest"
-	"github.com/snowplow-vault/vault-plugin-secrets-snowplow/internal/faulttest"
 	"github.com/snowplow-vault/vault-plugin-secrets-snowplow/internal/redact"
 )
 
@@ -25,12 +24,12 @@ func canaryCredential(version string) Credential {
 	cred := Credential{Version: version, OrganizationID: consoletest.DefaultOrganizationID}
 	switch version {
 	case V1:
-		cred.Username, cred.Password = redact.NewSecret(consoletest.DefaultUsername), redact.NewSecret(faulttest.CanaryPassword)
-		cred.ClientID, cred.ClientSecret = redact.NewSecret(consoletest.DefaultClientID), redact.NewSecret(faulttest.CanaryClientSecret)
+		cred.Username, cred.Password = redact.NewSecret(consoletest.DefaultUsername), redact.NewSecret(consoletest.CanaryPassword)
+		cred.ClientID, cred.ClientSecret = redact.NewSecret(consoletest.DefaultClientID), redact.NewSecret(consoletest.CanaryClientSecret)
 	case V2:
-		cred.APIKey = redact.NewSecret(faulttest.CanaryKey)
+		cred.APIKey = redact.NewSecret(consoletest.CanaryKey)
 	case V3:
-		cred.APIKeyID, cred.APIKey = redact.NewSecret(consoletest.DefaultAPIKeyID), redact.NewSecret(faulttest.CanaryKey)
+		cred.APIKeyID, cred.APIKey = redact.NewSecret(consoletest.DefaultAPIKeyID), redact.NewSecret(consoletest.CanaryKey)
 	}
 	return cred
 }
@@ -61,7 +60,7 @@ func exchangeAt(url, version string) Request {
 }
 
 // exchangeWith makes one exchange with u, by a client of its own.
-func exchangeWith(t *testing.T, u *faulttest.Upstream, version string) (Token, error) {
+func exchangeWith(t *testing.T, u *consoletest.Upstream, version string) (Token, error) {
 	t.Helper()
 	return newClient(t, "", u.Dial).Exchange(t.Context(), exchangeAt(u.URL, version))
 }
@@ -73,7 +72,7 @@ func requireFailed(t *testing.T, err error) *Error {
 	var failed *Error
 	require.ErrorAs(t, err, &failed)
 	shown := fmt.Sprintf("%v %+v %#v", err, err, *failed)
-	require.Empty(t, faulttest.TraceOfCanary(shown), shown)
+	require.Empty(t, consoletest.TraceOfCanary(shown), shown)
 	assert.Equal(t, -1, strings.IndexFunc(err.Error(), func(r rune) bool { return !unicode.IsPrint(r) }), "%q", err)
 	assert.Less(t, len(err.Error()), 1000)
 	return failed
@@ -92,7 +91,7 @@ type fault struct {
 const allTries = 1 + maxRetries
 
 // check makes an exchange that meets the fault, and one after it.
-func (f fault) check(t *testing.T, u *faulttest.Upstream, slack time.Duration) {
+func (f fault) check(t *testing.T, u *consoletest.Upstream, slack time.Duration) {
 	t.Helper()
 	request := exchangeAt(u.URL, V3)
 	if f.timeout != 0 {
@@ -134,7 +133,7 @@ func (f fault) check(t *testing.T, u *faulttest.Upstream, slack time.Duration) {
 func (f fault) inBubble(t *testing.T) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
-		u := faulttest.OnPipes(t)
+		u := consoletest.OnPipes(t)
 		f.check(t, u, 0)
 		time.Sleep(time.Second) // in which a server that drips notices that nobody listens
 		synctest.Wait()
@@ -145,7 +144,7 @@ func (f fault) inBubble(t *testing.T) {
 // onSockets checks the fault on real connections and in real time.
 func (f fault) onSockets(t *testing.T) {
 	t.Helper()
-	u := faulttest.OnTCP(t)
+	u := consoletest.OnTCP(t)
 	f.timeout *= 3 // a busy machine may take a second to begin
 	f.check(t, u, 10*time.Second)
 	u.RequireAllClosed(t)

@@ -8,7 +8,7 @@ import (
 
 	"github.com/stretchr/testify/assert"
 
-	"github.com/snowplow-vault/vault-plugin-secrets-snowplow/internal/faulttest"
+	"github.com/snowplow-vault/vault-plugin-secrets-snowplow/internal/consoletest"
 )
 
 func TestJWTTimes(t *testing.T) {
@@ -53,7 +53,7 @@ func TestIsBearerToken(t *testing.T) {
 	for s, want := range map[string]bool{
 		"a.b.c":                           true,
 		"eyJ.eyJ.-_0":                     true,
-		faulttest.MadeUpJWT(`{}`):         true,
+		consoletest.MadeUpJWT(`{}`):       true,
 		"a.b.c.d.e":                       true, // a JWE
 		"opaque~token+with/all-of_it.0==": true,
 		"a.b.":                            true, // alg none

@@ -20,7 +20,6 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/snowplow-vault/vault-plugin-secrets-snowplow/internal/consoletest"
-	"github.com/snowplow-vault/vault-plugin-secrets-snowplow/internal/faulttest"
 )
 
 // What the tests of a proxy say to the process that makes their exchange.
@@ -109,7 +108,7 @@ func (p *proxy) String() string {
 func TestProxyOfTheEnvironment(t *testing.T) {
 	t.Parallel()
 	// The certificate of httptest is good for example.com as well.
-	console := consoletest.NewTLSServer(t, consoletest.WithKeys(consoletest.Key{ID: consoletest.DefaultAPIKeyID, Secret: faulttest.CanaryKey}))
+	console := consoletest.NewTLSServer(t, consoletest.WithKeys(consoletest.Key{ID: consoletest.DefaultAPIKeyID, Secret: consoletest.CanaryKey}))
 	address := strings.TrimPrefix(console.URL, "https://")
 	const target = "https://example.com"
 
@@ -122,7 +121,7 @@ func TestProxyOfTheEnvironment(t *testing.T) {
 			p := newProxy(t, address)
 			assert.Equal(t, "<nil>", exchangeInChild(t, target, console.CACert(), "HTTPS_PROXY="+p.url))
 			assert.Contains(t, p.String(), "CONNECT example.com:443")
-			assert.Empty(t, faulttest.TraceOfCanary(p.String()), "what a proxy sees")
+			assert.Empty(t, consoletest.TraceOfCanary(p.String()), "what a proxy sees")
 		}},
 		{"NO_PROXY", func(t *testing.T) {
 			p := newProxy(t, address)
@@ -139,20 +138,20 @@ func TestProxyOfTheEnvironment(t *testing.T) {
 			assert.Empty(t, p.String())
 		}},
 		{"a proxy that does not listen", func(t *testing.T) {
-			answer := exchangeInChild(t, target, "", "HTTPS_PROXY=http://user:canary@"+faulttest.RefusingAddress(t))
+			answer := exchangeInChild(t, target, "", "HTTPS_PROXY=http://user:canary@"+consoletest.RefusingAddress(t))
 			assert.Contains(t, answer, "is unreachable: the proxy cannot be reached")
-			assert.Empty(t, faulttest.TraceOfCanary(answer))
+			assert.Empty(t, consoletest.TraceOfCanary(answer))
 		}},
 		{"a proxy that is no URL", func(t *testing.T) {
 			answer := exchangeInChild(t, target, "", "HTTPS_PROXY=http://user:canary@[::1")
 			assert.Contains(t, answer, "Snowplow Console at "+target)
-			assert.Empty(t, faulttest.TraceOfCanary(answer))
+			assert.Empty(t, consoletest.TraceOfCanary(answer))
 		}},
 		{"a proxy that refuses and echoes", func(t *testing.T) {
 			url := strings.Replace(newEchoingProxy(t), "//", "//user:canary@", 1)
 			answer := exchangeInChild(t, target, "", "HTTPS_PROXY="+url)
 			assert.Contains(t, answer, "is unreachable: the proxy answered with status 407")
-			assert.Empty(t, faulttest.TraceOfCanary(answer))
+			assert.Empty(t, consoletest.TraceOfCanary(answer))
 		}},
 	}, func(p proxied) string { return p.name }, func(t *testing.T, p proxied) { p.test(t) })
 }

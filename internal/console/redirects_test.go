@@ -9,7 +9,7 @@ import (
 
 	"github.com/stretchr/testify/assert"
 
-	"github.com/snowplow-vault/vault-plugin-secrets-snowplow/internal/faulttest"
+	"github.com/snowplow-vault/vault-plugin-secrets-snowplow/internal/consoletest"
 )
 
 func TestRedirectsAreRefusedWhateverTheirTarget(t *testing.T) {
@@ -26,13 +26,13 @@ func TestRedirectsAreRefusedWhateverTheirTarget(t *testing.T) {
 			{"plain http", "http://console.example.com/", ""},
 			{"no HTTP", "file:///etc/passwd", ""},
 			{"nowhere", "http://[::1", "to no URL"},
-			{"an echo", "http://%zz/" + faulttest.CanaryKey, "to no URL"},
+			{"an echo", "http://%zz/" + consoletest.CanaryKey, "to no URL"},
 		} {
 			for version, field := range map[string]string{V3: "console_url", V1: "auth_url"} {
 				t.Run(fmt.Sprintf("%d to %s with %s", code, to.name, version), func(t *testing.T) {
 					t.Parallel()
 					synctest.Test(t, func(t *testing.T) {
-						u := faulttest.OnPipes(t)
+						u := consoletest.OnPipes(t)
 						u.FailAlways(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 							w.Header().Set("Location", cmp.Or(to.location, r.URL.String()))
 							w.WriteHeader(code)

@@ -12,7 +12,6 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/snowplow-vault/vault-plugin-secrets-snowplow/internal/consoletest"
-	"github.com/snowplow-vault/vault-plugin-secrets-snowplow/internal/faulttest"
 )
 
 func TestWhichFailuresAreTriedAgain(t *testing.T) {
@@ -36,7 +35,7 @@ func TestWhichFailuresAreTriedAgain(t *testing.T) {
 			t.Run(test.name+" with "+version, func(t *testing.T) {
 				t.Parallel()
 				synctest.Test(t, func(t *testing.T) {
-					u := faulttest.OnPipes(t)
+					u := consoletest.OnPipes(t)
 					var arrived []time.Time
 					u.Intercept(func(http.ResponseWriter, *http.Request) bool {
 						arrived = append(arrived, time.Now())
@@ -75,7 +74,7 @@ func TestARetryIsMadeOnlyWhileItIsWanted(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			synctest.Test(t, func(t *testing.T) {
-				u := faulttest.OnPipes(t)
+				u := consoletest.OnPipes(t)
 				u.FailAlways(consoletest.Status(http.StatusServiceUnavailable, "", nil))
 				request := exchangeAt(u.URL, V3)
 				request.Retry = nil
@@ -98,7 +97,7 @@ func TestARetryIsMadeOnlyWhileItIsWanted(t *testing.T) {
 func TestExchangeThatIsGivenUpDuringAPauseEndsAtOnce(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		u := faulttest.OnPipes(t)
+		u := consoletest.OnPipes(t)
 		u.FailAlways(consoletest.Status(http.StatusServiceUnavailable, "", nil))
 		ctx, cancel := context.WithCancel(t.Context())
 		started := time.Now()
@@ -136,7 +135,7 @@ func TestRetryAfterIsWaitedForAndPassedOn(t *testing.T) {
 			t.Run(fmt.Sprintf("%d %s", code, test.name), func(t *testing.T) {
 				t.Parallel()
 				synctest.Test(t, func(t *testing.T) {
-					u := faulttest.OnPipes(t)
+					u := consoletest.OnPipes(t)
 					header := http.Header{}
 					if test.header != "" {
 						header.Set("Retry-After", test.header)

@@ -12,7 +12,6 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/snowplow-vault/vault-plugin-secrets-snowplow/internal/consoletest"
-	"github.com/snowplow-vault/vault-plugin-secrets-snowplow/internal/faulttest"
 )
 
 func TestEveryStatusOtherThan200(t *testing.T) {
@@ -83,7 +82,7 @@ func TestStatusOfEveryReason(t *testing.T) {
 
 func TestNotFoundOfABotUserIsNotBlamedOnTheOrganization(t *testing.T) {
 	t.Parallel()
-	u := faulttest.OnTCP(t)
+	u := consoletest.OnTCP(t)
 	u.FailAlways(consoletest.Status(http.StatusNotFound, `{"message":"no such path"}`, nil))
 	_, err := exchangeWith(t, u, V1)
 	assert.Equal(t, ReasonRejected, requireFailed(t, err).Reason)
@@ -107,7 +106,7 @@ func TestOnlyTheKnownTextOfARefusalIsShown(t *testing.T) {
 		`{"message":"` + strings.Repeat("ä ", 200) + `"}`:                                       `: "` + strings.Repeat("ä ", maxExcerpt/2) + `…"`,
 		`{"pad":"` + strings.Repeat("x", maxRefusal) + `","message":"text"}`:                    "",
 	} {
-		u := faulttest.OnTCP(t)
+		u := consoletest.OnTCP(t)
 		u.FailAlways(consoletest.Status(http.StatusUnprocessableEntity, body, nil))
 		_, err := exchangeWith(t, u, V3)
 		requireFailed(t, err)
@@ -119,9 +118,9 @@ func TestOnlyTheKnownTextOfARefusalIsShown(t *testing.T) {
 func TestARefusalThatEchoesTheKeyInAnyEncoding(t *testing.T) {
 	t.Parallel()
 	for _, version := range Versions {
-		u := faulttest.OnTCP(t)
+		u := consoletest.OnTCP(t)
 		client := newClient(t, "", nil)
-		for name, encode := range faulttest.Echoes {
+		for name, encode := range consoletest.Echoes {
 			u.FailNext(1, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 				sent := r.Header.Get("X-API-Key") + r.PostForm.Get("password")
 				assert.NotEmpty(t, sent)

@@ -13,15 +13,15 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
-	"github.com/snowplow-vault/vault-plugin-secrets-snowplow/internal/faulttest"
+	"github.com/snowplow-vault/vault-plugin-secrets-snowplow/internal/consoletest"
 )
 
 func TestAHandshakeThatFailsIsNamedByItsCause(t *testing.T) {
 	t.Parallel()
-	ca := faulttest.NewAuthority(t)
-	with := func(certificate tls.Certificate) func(*testing.T) *faulttest.Upstream {
-		return func(t *testing.T) *faulttest.Upstream {
-			return faulttest.OnTLS(t, &tls.Config{Certificates: []tls.Certificate{certificate}})
+	ca := consoletest.NewAuthority(t)
+	with := func(certificate tls.Certificate) func(*testing.T) *consoletest.Upstream {
+		return func(t *testing.T) *consoletest.Upstream {
+			return consoletest.OnTLS(t, &tls.Config{Certificates: []tls.Certificate{certificate}})
 		}
 	}
 	const (
@@ -31,51 +31,51 @@ func TestAHandshakeThatFailsIsNamedByItsCause(t *testing.T) {
 	)
 	for _, f := range []struct {
 		name        string
-		upstream    func(*testing.T) *faulttest.Upstream
+		upstream    func(*testing.T) *consoletest.Upstream
 		caCert      string
 		timeout     time.Duration
 		says        []string
 		connections int64
 	}{
-		{"self-signed", with((&faulttest.Authority{}).Certify(t, nil)), ca.PEM(), 0, []string{handshake, "x509", unknownCA}, 1},
+		{"self-signed", with((&consoletest.Authority{}).Certify(t, nil)), ca.PEM(), 0, []string{handshake, "x509", unknownCA}, 1},
 		{"a CA that is unknown", with(ca.Certify(t, nil)), "", 0, []string{handshake, "unknown authority", unknownCA}, 1},
 		{"wrong host", with(ca.Certify(t, func(c *x509.Certificate) {
 			c.IPAddresses, c.DNSNames = nil, []string{"console.example.com"}
 		})), ca.PEM(), 0, []string{handshake, "127.0.0.1", "for another name: check console_url"}, 1},
 		{"expired", with(ca.Certify(t, func(c *x509.Certificate) { c.NotAfter = time.Now().Add(-time.Hour) })), ca.PEM(), 0, []string{handshake, "its certificate has expired, or Vault's clock is wrong"}, 1},
 		{"not for servers", with(ca.Certify(t, func(c *x509.Certificate) { c.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth} })), ca.PEM(), 0, []string{handshake, "check the TLS settings"}, 1},
-		{"TLS 1.1", func(t *testing.T) *faulttest.Upstream {
-			return faulttest.OnTLS(t, &tls.Config{
+		{"TLS 1.1", func(t *testing.T) *consoletest.Upstream {
+			return consoletest.OnTLS(t, &tls.Config{
 				Certificates: []tls.Certificate{ca.Certify(t, nil)}, MinVersion: tls.VersionTLS10, MaxVersion: tls.VersionTLS11,
 			})
 		}, ca.PEM(), 0, []string{handshake, "version", "check the TLS settings"}, allTries},
-		{"a client certificate is asked for", func(t *testing.T) *faulttest.Upstream {
-			return faulttest.OnTLS(t, &tls.Config{Certificates: []tls.Certificate{ca.Certify(t, nil)}, ClientAuth: tls.RequireAnyClientCert})
+		{"a client certificate is asked for", func(t *testing.T) *consoletest.Upstream {
+			return consoletest.OnTLS(t, &tls.Config{Certificates: []tls.Certificate{ca.Certify(t, nil)}, ClientAuth: tls.RequireAnyClientCert})
 		}, ca.PEM(), 0, []string{handshake, "certificate required", "check the TLS settings"}, allTries},
-		{"a handshake that is cut", func(t *testing.T) *faulttest.Upstream {
-			return faulttest.OnRaw(t, func(conn net.Conn) {
+		{"a handshake that is cut", func(t *testing.T) *consoletest.Upstream {
+			return consoletest.OnRaw(t, func(conn net.Conn) {
 				_, _ = conn.Read(make([]byte, 1))
 				_, _ = conn.Write([]byte{22, 3, 3, 0, 122, 2})
 			})
 		}, ca.PEM(), 0, []string{handshake, wasCut}, allTries},
-		{"a handshake that is reset", func(t *testing.T) *faulttest.Upstream {
-			return faulttest.OnRaw(t, func(conn net.Conn) {
+		{"a handshake that is reset", func(t *testing.T) *consoletest.Upstream {
+			return consoletest.OnRaw(t, func(conn net.Conn) {
 				_, _ = conn.Read(make([]byte, 1))
-				faulttest.Reset(conn)
+				consoletest.Reset(conn)
 			})
 		}, ca.PEM(), 0, []string{handshake, wasCut}, allTries},
-		{"no TLS", func(t *testing.T) *faulttest.Upstream {
-			u := faulttest.OnTCP(t)
+		{"no TLS", func(t *testing.T) *consoletest.Upstream {
+			u := consoletest.OnTCP(t)
 			u.URL = strings.Replace(u.URL, "http:", "https:", 1)
 			return u
 		}, ca.PEM(), 0, []string{handshake, "does not speak TLS on this port: check console_url"}, allTries},
-		{"a name that repeats the key", func(t *testing.T) *faulttest.Upstream {
+		{"a name that repeats the key", func(t *testing.T) *consoletest.Upstream {
 			u := with(ca.Certify(t, func(c *x509.Certificate) { c.DNSNames = []string{"canary-k-y.example.com"} }))(t)
 			u.URL = strings.Replace(u.URL, "127.0.0.1", "localhost", 1) // for a name, the error lists those of the certificate
 			return u
 		}, ca.PEM(), 0, []string{handshake, "not shown: it repeats the credential"}, 1},
-		{"a handshake without end", func(t *testing.T) *faulttest.Upstream {
-			return faulttest.OnRaw(t, func(conn net.Conn) { _, _ = io.Copy(io.Discard, conn) })
+		{"a handshake without end", func(t *testing.T) *consoletest.Upstream {
+			return consoletest.OnRaw(t, func(conn net.Conn) { _, _ = io.Copy(io.Discard, conn) })
 		}, ca.PEM(), time.Second, []string{"has not answered within request_timeout (1s)"}, 1},
 	} {
 		t.Run(f.name, func(t *testing.T) {
@@ -104,7 +104,7 @@ func TestAHandshakeThatFailsIsNamedByItsCause(t *testing.T) {
 
 func TestTLSWithTheRightCA(t *testing.T) {
 	t.Parallel()
-	ca, other := faulttest.NewAuthority(t), faulttest.NewAuthority(t)
+	ca, other := consoletest.NewAuthority(t), consoletest.NewAuthority(t)
 	for name, test := range map[string]struct {
 		protocols []string
 		bundle    string
@@ -115,7 +115,7 @@ func TestTLSWithTheRightCA(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			u := faulttest.OnTLS(t, &tls.Config{Certificates: []tls.Certificate{ca.Certify(t, nil)}, NextProtos: test.protocols})
+			u := consoletest.OnTLS(t, &tls.Config{Certificates: []tls.Certificate{ca.Certify(t, nil)}, NextProtos: test.protocols})
 			client := newClient(t, test.bundle, nil)
 			_, err := client.Exchange(t.Context(), exchangeAt(u.URL, V3))
 			require.NoError(t, err)
@@ -127,7 +127,7 @@ func TestTLSWithTheRightCA(t *testing.T) {
 
 func TestCACertBundles(t *testing.T) {
 	t.Parallel()
-	ca := faulttest.NewAuthority(t)
+	ca := consoletest.NewAuthority(t)
 	good, der := ca.PEM(), ca.DER()
 	block := func(kind string, bytes []byte) string {
 		return string(pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: bytes}))
@@ -160,6 +160,6 @@ func TestCACertBundles(t *testing.T) {
 			continue
 		}
 		require.ErrorContains(t, err, test.says, name)
-		assert.Empty(t, faulttest.TraceOfCanary(err.Error()), name)
+		assert.Empty(t, consoletest.TraceOfCanary(err.Error()), name)
 	}
 }

@@ -1,8 +1,9 @@
 // Package consoletest provides a fake Snowplow Console for tests: the three
 // exchanges of a credential for a JWT, the list of organizations that such a
 // JWT opens, what snowplow-cli and Snowtype read of an organization that is
-// empty, and faults on demand. Without any configuration it knows one
-// organization, one API key and one bot user: the Default constants.
+// empty, faults on demand, and secrets that are found wherever they turn up.
+// Without any configuration it knows one organization, one API key and one
+// bot user: the Default constants.
 package consoletest
 
 import (

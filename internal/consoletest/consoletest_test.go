@@ -3,6 +3,7 @@ package consoletest_test
 import (
 	"context"
 	"encoding/base64"
+	"encoding/hex"
 	"encoding/json"
 	"fmt"
 	"net/http"
@@ -205,6 +206,23 @@ func TestHold(t *testing.T) {
 		exchange(t, console, 200)
 		assert.Equal(t, time.Minute+time.Second, time.Since(began), "the delay alone")
 	})
+}
+
+func TestTraceOfCanaryFindsEveryEncoding(t *testing.T) {
+	t.Parallel()
+	for before := range 4 {
+		plain := strings.Repeat("x", before) + consoletest.CanaryKey
+		texts := []string{plain, hex.EncodeToString([]byte(plain))}
+		for name, encode := range consoletest.Echoes {
+			if !strings.HasPrefix(name, "with ") { // these break the word
+				texts = append(texts, encode(plain))
+			}
+		}
+		for _, text := range texts {
+			assert.NotEmpty(t, consoletest.TraceOfCanary("seen: "+text), "%q", text)
+		}
+	}
+	assert.Empty(t, consoletest.TraceOfCanary("a canter in the library, Y2FuYXI="))
 }
 
 func request(path, id, secret string) *http.Request {

@@ -10,7 +10,7 @@ import (
 
 	"github.com/stretchr/testify/assert"
 
-	"github.com/snowplow-vault/vault-plugin-secrets-snowplow/internal/faulttest"
+	"github.com/snowplow-vault/vault-plugin-secrets-snowplow/internal/consoletest"
 )
 
 // The secrets are short, so that it is not their length that they are taken for keys by.
@@ -20,7 +20,7 @@ func TestExcerptWithholdsSecretsInEveryEncoding(t *testing.T) {
 		"canary", `canary"k&y`, "canary/+key=", "canary <k'y>", "canary%2Fkey", "canary\tkey", "canary  key",
 		"canary\u00adkey", "canary\x01key", "canarykäy", `canary\key`, "canary🔑key",
 	} {
-		for name, encode := range faulttest.Echoes {
+		for name, encode := range consoletest.Echoes {
 			if len(secret) < 8 && strings.HasPrefix(name, "with ") {
 				continue // nothing of it is left to split
 			}
@@ -28,7 +28,7 @@ func TestExcerptWithholdsSecretsInEveryEncoding(t *testing.T) {
 				encode(secret), "before " + encode(secret) + " after", "<" + encode(secret) + "><" + encode(secret) + ">",
 			} {
 				got := Excerpt(text, 200, []string{"other", secret})
-				assert.Empty(t, faulttest.TraceOfCanary(got), "%s: %q became %q", name, text, got)
+				assert.Empty(t, consoletest.TraceOfCanary(got), "%s: %q became %q", name, text, got)
 			}
 		}
 	}
@@ -38,7 +38,7 @@ func TestExcerptWithholdsSecretsInEveryEncoding(t *testing.T) {
 func TestExcerptWithholdsSecretsBeyondASCII(t *testing.T) {
 	t.Parallel()
 	const secret = "🔑🗝🔐🔓🔒🛡⚙🧿🪪"
-	for name, encode := range faulttest.Echoes {
+	for name, encode := range consoletest.Echoes {
 		if strings.HasPrefix(name, "with ") {
 			continue // it splits bytes
 		}
@@ -77,13 +77,13 @@ func TestExcerptWithholdsPartsOfSecrets(t *testing.T) {
 func TestExcerptReplacesWhatLooksLikeAKey(t *testing.T) {
 	t.Parallel()
 	for name, text := range map[string]string{
-		"a JWT":                    "your token " + faulttest.MadeUpJWT(`{"exp":1}`) + " is bad",
+		"a JWT":                    "your token " + consoletest.MadeUpJWT(`{"exp":1}`) + " is bad",
 		"a key of someone else's":  "not 01234567-canary-4333-8444-555555555555 but",
 		"base64 of several things": "Basic dXNlcjpjYW5hcnktcGFzc3dvcmQ= is bad",
 		"a secret within a run":    "?key=x&y=" + strings.Repeat("x", 12) + "canary" + strings.Repeat("y", 12),
 	} {
 		got := Excerpt(text, 200, nil)
-		assert.Empty(t, faulttest.TraceOfCanary(got), "%s: %s", name, got)
+		assert.Empty(t, consoletest.TraceOfCanary(got), "%s: %s", name, got)
 		assert.Contains(t, got, redacted, name)
 	}
 }

@@ -1,6 +1,4 @@
-// Package faulttest provides what the tests of exchanges that go wrong share: a Console behind a listener that counts,
-// certificates, the addresses of nobody, and secrets that are found wherever they turn up.
-package faulttest
+package consoletest
 
 import (
 	"context"
@@ -17,13 +15,11 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
-
-	"github.com/snowplow-vault/vault-plugin-secrets-snowplow/internal/consoletest"
 )
 
 // Upstream is a fake Console that knows the canary credentials, behind a listener that counts.
 type Upstream struct {
-	*consoletest.Console
+	*Console
 	URL string // both console_url and auth_url
 
 	// Dial is the way to an upstream without sockets, whatever the address; nil: the system's.

@@ -1,4 +1,4 @@
-package faulttest
+package consoletest
 
 import (
 	"crypto/ecdsa"

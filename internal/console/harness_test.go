@@ -2,9 +2,11 @@ package console
 
 import (
 	"context"
+	"flag"
 	"fmt"
 	"net"
 	"net/http"
+	"os"
 	"strings"
 	"sync"
 	"testing"
@@ -14,10 +16,29 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
 
 	"github.com/snowplow-vault/vault-plugin-secrets-snowplow/internal/consoletest"
 	"github.com/snowplow-vault/vault-plugin-secrets-snowplow/internal/redact"
 )
+
+func TestMain(m *testing.M) {
+	if target := os.Getenv(proxyChildTarget); target != "" {
+		runProxyChild(target)
+		return
+	}
+	// A proxy of the machine's must not stand between a test and its server.
+	for _, variable := range os.Environ() {
+		if name, _, _ := strings.Cut(variable, "="); strings.HasSuffix(strings.ToUpper(name), "_PROXY") {
+			os.Unsetenv(name)
+		}
+	}
+	// These tests wait for pauses and sockets more than for a processor. A flag on the command line wins.
+	if err := flag.Set("test.parallel", "32"); err != nil {
+		panic(err)
+	}
+	goleak.VerifyTestMain(m)
+}
 
 // canaryCredential is the credential of these tests for each exchange.
 func canaryCredential(version string) Credential {

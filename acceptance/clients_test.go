@@ -7,11 +7,14 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -20,8 +23,8 @@ import (
 	"github.com/snowplow-vault/vault-plugin-secrets-snowplow/internal/consoletest"
 )
 
-// clients are the example clients. Each is a command that takes the path of a token as its last argument, asks Console
-// for every line of its standard input, and answers with a line.
+// clients are the example clients by folder. Each is a command that takes the path of a token as its last argument, asks
+// Console for every line of its standard input, and answers with a line.
 var clients = map[string]func(t testing.TB, dir string) []string{
 	"go": func(t testing.TB, dir string) []string {
 		target := filepath.Join(t.TempDir(), "client")
@@ -41,18 +44,106 @@ var clients = map[string]func(t testing.TB, dir string) []string{
 		notRun(t, "no python3 with hvac: install python3-hvac")
 		return nil
 	},
-	"node": func(t testing.TB, dir string) []string {
-		node := lookPath(t, "node", "install nodejs")
-		if _, err := os.Stat(filepath.Join(dir, "node_modules", "node-vault")); err != nil {
-			notRun(t, "node-vault is not installed: run npm ci in examples/clients/node")
-		}
-		return []string{node, "client.mjs"}
-	},
+	"node": func(t testing.TB, dir string) []string { return []string{nodeWith(t, dir, "node-vault"), "client.mjs"} },
 	"curl": func(t testing.TB, _ string) []string {
 		lookPath(t, "curl", "install curl")
 		lookPath(t, "jq", "install jq")
 		return []string{"bash", "client.sh"}
 	},
+}
+
+// nodeWith is the path of Node.js, if a folder has this library.
+func nodeWith(t testing.TB, dir, library string) string {
+	t.Helper()
+	node := lookPath(t, "node", "install nodejs")
+	if _, err := os.Stat(filepath.Join(dir, "node_modules", library)); err != nil {
+		notRun(t, library+" is not installed: run npm ci in examples/clients/node")
+	}
+	return node
+}
+
+// runningClient answers each line of its standard input with a line.
+type runningClient struct {
+	cmd    *exec.Cmd
+	stdin  io.WriteCloser
+	lines  chan string
+	output bytes.Buffer // what it printed, both ways; complete after end
+	stderr bytes.Buffer
+}
+
+func clientCommand(dir string, env []string, command ...string) *exec.Cmd {
+	cmd := exec.Command(command[0], command[1:]...)
+	cmd.Dir, cmd.Env = dir, append(os.Environ(), env...)
+	return cmd
+}
+
+func startClient(t *testing.T, cmd *exec.Cmd) *runningClient {
+	t.Helper()
+	c := &runningClient{cmd: cmd, lines: make(chan string)}
+	cmd.Stderr = &c.stderr
+	var err error
+	c.stdin, err = cmd.StdinPipe()
+	require.NoError(t, err)
+	stdout, err := cmd.StdoutPipe()
+	require.NoError(t, err)
+	require.NoError(t, cmd.Start())
+	go func() {
+		defer close(c.lines)
+		for scanner := bufio.NewScanner(stdout); scanner.Scan(); {
+			c.lines <- scanner.Text()
+		}
+	}()
+	t.Cleanup(c.end)
+	return c
+}
+
+func (c *runningClient) ask(t *testing.T, question string) string {
+	t.Helper()
+	_, err := io.WriteString(c.stdin, question+"\n")
+	require.NoError(t, err)
+	select {
+	case line, open := <-c.lines:
+		require.True(t, open, "the client has ended")
+		fmt.Fprintln(&c.output, line)
+		return line
+	case <-time.After(patience):
+		require.FailNow(t, "the client does not answer")
+		return ""
+	}
+}
+
+func (c *runningClient) end() {
+	_ = c.stdin.Close()
+	for range c.lines { // what a failed test did not read
+	}
+	_ = c.cmd.Wait()
+}
+
+// requireEnd ends the client, which must not have failed, nor have printed a secret.
+func (c *runningClient) requireEnd(t *testing.T, secrets ...string) {
+	t.Helper()
+	c.end()
+	require.True(t, c.cmd.ProcessState.Success(), "%s; standard error: %s", c.cmd.ProcessState, &c.stderr)
+	for _, secret := range secrets {
+		require.NotContains(t, c.output.String()+c.stderr.String(), secret)
+	}
+}
+
+// clientMount is a mount with a role whose leases are short, and the environment in which a client may read its tokens.
+func clientMount(t *testing.T) (m mount, console *consoletest.Server, login string, env []string) {
+	t.Helper()
+	m, console = configured(t)
+	console.AddKey(analyticsKey)
+	m.write(t, "roles/analytics", with(keyOf(analyticsKey), fields{"ttl": "2s"}))
+	login = m.server.createToken(t, `path "`+m.at("token/analytics")+`" { capabilities = ["read"] }`)
+	return m, console, login, []string{"HOME=" + t.TempDir(), "VAULT_ADDR=" + m.server.Address(), "VAULT_TOKEN=" + login}
+}
+
+func (m mount) readsOfAnalytics(t testing.TB) int64 {
+	t.Helper()
+	n, err := m.read(t, "status/analytics").Data["reads"].(json.Number).Int64()
+	require.NoError(t, err)
+	return n
 }
 
 func TestExampleClients(t *testing.T) {
@@ -77,64 +168,14 @@ func TestExampleClients(t *testing.T) {
 
 func testClient(t *testing.T, dir string, command []string) {
 	const path = "/api/msc/v1/organizations"
-	m, console := configured(t)
-	console.AddKey(analyticsKey)
-	m.write(t, "roles/analytics", with(keyOf(analyticsKey), fields{"ttl": "2s"}))
-	token := m.server.createToken(t, `path "`+m.at("token/analytics")+`" { capabilities = ["read"] }`)
-	environment := append(os.Environ(), "HOME="+t.TempDir(), "VAULT_ADDR="+m.server.Address(), "VAULT_TOKEN="+token)
-	client := func(arguments ...string) *exec.Cmd {
-		cmd := exec.Command(command[0], append(command[1:], arguments...)...)
-		cmd.Dir, cmd.Env = dir, environment
-		return cmd
-	}
-	reads := func() int64 {
-		n, err := m.read(t, "status/analytics").Data["reads"].(json.Number).Int64()
-		require.NoError(t, err)
-		return n
-	}
+	m, console, login, env := clientMount(t)
+	client := startClient(t, clientCommand(dir, env, append(command, m.at("token/analytics"))...))
 
-	cmd := client(m.at("token/analytics"))
-	var stderr bytes.Buffer
-	cmd.Stderr = &stderr
-	stdin, err := cmd.StdinPipe()
-	require.NoError(t, err)
-	stdout, err := cmd.StdoutPipe()
-	require.NoError(t, err)
-	require.NoError(t, cmd.Start())
-	lines := make(chan string)
-	go func() {
-		defer close(lines)
-		for scanner := bufio.NewScanner(stdout); scanner.Scan(); {
-			lines <- scanner.Text()
-		}
-	}()
-	end := func() {
-		_ = stdin.Close()
-		for range lines { // what a failed test did not read
-		}
-		_ = cmd.Wait()
-	}
-	t.Cleanup(end)
-	output := ""
-	ask := func() string {
-		_, err := io.WriteString(stdin, path+"\n")
-		require.NoError(t, err)
-		select {
-		case line, open := <-lines:
-			require.True(t, open, "the client has ended")
-			output += line + "\n"
-			return line
-		case <-time.After(patience):
-			require.FailNow(t, "the client does not answer")
-			return ""
-		}
-	}
-
-	require.Regexp(t, `^200 .*`+consoletest.DefaultOrganizationID, ask())
+	require.Regexp(t, `^200 .*`+consoletest.DefaultOrganizationID, client.ask(t, path))
 	exchanges := console.ExchangesOf(analyticsKey.ID)
 	eventually(t, patience, "the client reads again before a lease of 2 s is over, twice", func() error {
-		require.Regexp(t, "^200 ", ask())
-		if n := reads(); n < 3 {
+		require.Regexp(t, "^200 ", client.ask(t, path))
+		if n := m.readsOfAnalytics(t); n < 3 {
 			return fmt.Errorf("%d reads", n)
 		}
 		return nil
@@ -143,36 +184,123 @@ func testClient(t *testing.T, dir string, command []string) {
 
 	// From here on, the client reads only for a 401.
 	m.write(t, "roles/analytics", fields{"ttl": "1h"})
-	before := reads()
+	before := m.readsOfAnalytics(t)
 	eventually(t, patience, "the client has a lease of an hour", func() error {
-		require.Regexp(t, "^200 ", ask())
-		if reads() == before {
+		require.Regexp(t, "^200 ", client.ask(t, path))
+		if m.readsOfAnalytics(t) == before {
 			return fmt.Errorf("%d reads", before)
 		}
 		return nil
 	})
-	before = reads()
+	before = m.readsOfAnalytics(t)
 	old := m.jwt(t, "token/analytics") // a read of the test's own
 	console.SetNow(func() time.Time { return time.Now().Add(25 * time.Hour) })
 	for n := range int64(2) {
-		require.Regexp(t, "^error: the JWT is refused, and Vault has no other", ask())
-		require.Equal(t, before+n+2, reads(), "one read for each 401")
+		require.Regexp(t, "^error: the JWT is refused, and Vault has no other", client.ask(t, path))
+		require.Equal(t, before+n+2, m.readsOfAnalytics(t), "one read for each 401")
 	}
 	m.remove(t, "token/analytics")
-	require.Regexp(t, "^200 ", ask(), "with the JWT that Vault has after a 401")
-	require.Regexp(t, "^200 ", ask())
-	require.Equal(t, before+4, reads(), "the client goes on with the new JWT")
+	require.Regexp(t, "^200 ", client.ask(t, path), "with the JWT that Vault has after a 401")
+	require.Regexp(t, "^200 ", client.ask(t, path))
+	require.Equal(t, before+4, m.readsOfAnalytics(t), "the client goes on with the new JWT")
+	client.requireEnd(t, old, m.jwt(t, "token/analytics"), login)
 
-	end()
-	require.True(t, cmd.ProcessState.Success(), "%s; standard error: %s", cmd.ProcessState, &stderr)
-	for _, secret := range []string{old, m.jwt(t, "token/analytics"), token} {
-		require.NotContains(t, output+stderr.String(), secret)
-	}
-
-	denied := client(m.at("token"))
+	denied := clientCommand(dir, env, append(command, m.at("token"))...)
 	denied.Stdin = strings.NewReader(path + "\n")
 	out, _ := denied.CombinedOutput() // a client that reads Vault at its start exits with 1
 	require.Contains(t, string(out), "permission denied", "a path that the policy does not have")
-	require.NotContains(t, string(out), token)
+	require.NotContains(t, string(out), login)
 	require.LessOrEqual(t, strings.Count(string(out), "\n"), 10, "%s", out)
+}
+
+// signalsAPI is a Snowplow Signals that takes the JWTs of a Console.
+type signalsAPI struct {
+	url string
+	jwt atomic.Value // of the last request
+}
+
+func newSignalsAPI(t *testing.T, console *consoletest.Server) *signalsAPI {
+	t.Helper()
+	api := &signalsAPI{}
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		jwt := strings.TrimPrefix(r.Header.Get("Authorization"), "Bearer ")
+		api.jwt.Store(jwt)
+		_, issued := console.Issued(jwt)
+		var request struct {
+			Service       string
+			AttributeKeys map[string][]string `json:"attribute_keys"`
+		}
+		w.Header().Set("Content-Type", "application/json")
+		switch err := json.NewDecoder(r.Body).Decode(&request); {
+		case !issued:
+			w.WriteHeader(http.StatusUnauthorized)
+			_, _ = io.WriteString(w, `{"detail":"not authenticated"}`)
+		case err != nil || r.Method+r.URL.Path != "POST/api/v1/get-online-attributes" || request.Service != "shop":
+			w.WriteHeader(http.StatusUnprocessableEntity)
+			_, _ = io.WriteString(w, `{"detail":"another request"}`)
+		default:
+			_ = json.NewEncoder(w).Encode(map[string][]string{"user": request.AttributeKeys["user_id"]})
+		}
+	}))
+	t.Cleanup(server.Close)
+	api.url = server.URL
+	return api
+}
+
+func TestExampleClientsOfSignals(t *testing.T) {
+	t.Parallel()
+	const answer = `{"user":"u-1"}`
+	t.Run("node", func(t *testing.T) {
+		t.Parallel()
+		const dir = "../examples/clients/node"
+		node := nodeWith(t, dir, "@snowplow/signals-node")
+		m, console, login, env := clientMount(t)
+		signals := newSignalsAPI(t, console)
+		client := startClient(t, clientCommand(dir, append(env, "SIGNALS_API_URL="+signals.url),
+			node, "signals.mjs", m.at("token/analytics"), "shop", "user_id"))
+		asked := int64(0)
+		require.JSONEq(t, answer, client.ask(t, "u-1"))
+		first := signals.jwt.Load().(string)
+		requireKeyID(t, console, first, analyticsKey.ID)
+		m.remove(t, "token/analytics")
+		eventually(t, patience, "the client reads again before a lease of 2 s is over", func() error {
+			require.JSONEq(t, answer, client.ask(t, "u-1"))
+			asked++
+			if signals.jwt.Load() == first {
+				return fmt.Errorf("%d requests with the first JWT", asked)
+			}
+			return nil
+		})
+		require.Greater(t, asked, m.readsOfAnalytics(t), "a read is not made for each request")
+		client.requireEnd(t, first, signals.jwt.Load().(string), login)
+	})
+	t.Run("python", func(t *testing.T) {
+		t.Parallel()
+		python := lookPath(t, "python3", "install python3")
+		m, console, _, env := clientMount(t)
+		signals := newSignalsAPI(t, console)
+		// Vault Agent replaces its file in one step.
+		file, written := filepath.Join(t.TempDir(), "token"), filepath.Join(t.TempDir(), "token")
+		keep := func() string {
+			jwt := m.jwt(t, "token/analytics")
+			require.NoError(t, os.WriteFile(written, []byte(jwt), 0o600))
+			require.NoError(t, os.Rename(written, file))
+			return jwt
+		}
+		env = append(env, "SIGNALS_API_URL="+signals.url, "SNOWPLOW_TOKEN_FILE="+file)
+		if exec.Command(python, "-c", "import snowplow_signals").Run() != nil {
+			standIn, err := filepath.Abs("testdata/signals")
+			require.NoError(t, err)
+			env = append(env, "PYTHONPATH="+standIn, "PYTHONDONTWRITEBYTECODE=1")
+		}
+		first := keep()
+		client := startClient(t, clientCommand("../examples/clients/python", env, python, "signals.py", "shop", "user_id"))
+		require.JSONEq(t, answer, client.ask(t, "u-1"))
+		require.Equal(t, first, signals.jwt.Load())
+		m.remove(t, "token/analytics")
+		second := keep()
+		require.JSONEq(t, answer, client.ask(t, "u-1"))
+		require.Equal(t, second, signals.jwt.Load(), "the JWT that the file holds now")
+		client.requireEnd(t, first, second)
+	})
 }

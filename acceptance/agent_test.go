@@ -2,13 +2,9 @@ package acceptance
 
 import (
 	"encoding/json"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"net/http"
-	"net/http/httptest"
-	"net/http/httputil"
-	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -42,14 +38,10 @@ func newAgentHost(t *testing.T) agentHost {
 	m.write(t, "config", defaultConfig(console))
 	m.write(t, "roles/analytics", keyOf(analyticsKey))
 
-	target, err := url.Parse(s.Address())
-	require.NoError(t, err)
-	front := httptest.NewTLSServer(httputil.NewSingleHostReverseProxy(target))
-	t.Cleanup(front.Close)
-
+	url, ca := behindTLS(t, s)
 	h := agentHost{etc: filepath.Join(t.TempDir(), "etc"), run: t.TempDir(), mount: m, console: console}
 	h.recipe = copyRecipe(t, "agent",
-		"https://vault.example.com:8200", front.URL,
+		"https://vault.example.com:8200", url,
 		"/etc/snowplow-agent", h.etc,
 		"/run/snowplow", h.run,
 		"/usr/bin/vault", program.Path,
@@ -58,24 +50,13 @@ func newAgentHost(t *testing.T) agentHost {
 		// The test need not be root, and has no users to give files to.
 		"sudo ", "", "-o snowplow-agent", "",
 	)
-	ca := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: front.Certificate().Raw})
 	require.NoError(t, os.WriteFile(h.path("vault-ca.pem"), ca, 0o600))
 
-	login := h.commands(t, "The login")
-	require.Len(t, login, 2)
-	h.recipe.run(t, s, strings.Join(login, "\n"))
+	h.recipe.run(t, s, strings.Join(h.commands(t, "The login"), "\n"))
 	host := h.commands(t, "The host")
 	require.Len(t, host, 3, "a user, files, and a service")
 	h.recipe.run(t, s, host[1])
 	return h
-}
-
-func (h agentHost) start(t *testing.T, config string) {
-	t.Helper()
-	agent, err := h.mount.server.StartCommand("agent", "-log-level=trace", "-config="+filepath.Join(h.etc, config))
-	require.NoError(t, err, "starting an agent")
-	t.Cleanup(agent.Stop)
-	showLogIfFailed(t, agent)
 }
 
 func (h agentHost) reads(t *testing.T) json.Number {
@@ -95,7 +76,7 @@ func TestAgentKeepsTheJWTInFilesFresh(t *testing.T) {
 		require.Equal(t, os.FileMode(0o400), info.Mode(), "the mode of %s", id)
 		require.NotZero(t, info.Size(), "the size of %s", id)
 	}
-	h.start(t, "agent.hcl")
+	startAgent(t, h.mount.server, filepath.Join(h.etc, "agent.hcl"))
 
 	read := func(name string) (string, error) {
 		content, err := os.ReadFile(filepath.Join(h.run, name))
@@ -155,13 +136,14 @@ func TestAgentRestartsTheApplicationOnlyForANewJWT(t *testing.T) {
 	starts := filepath.Join(h.run, "starts")
 	require.NoError(t, os.WriteFile(filepath.Join(h.etc, "app"), fmt.Appendf(nil,
 		"#!/bin/sh\nprintf '%%s %%s\\n' \"$SNOWPLOW_TOKEN\" \"$SNOWPLOW_CONSOLE_URL\" >>%q\nexec sleep 600\n", starts), 0o700))
-	h.start(t, "exec.hcl")
+	startAgent(t, h.mount.server, filepath.Join(h.etc, "exec.hcl"))
 
 	started := func(n int) []string {
 		var lines []string
 		eventually(t, patience, fmt.Sprintf("the application is started %d times", n), func() error {
 			content, err := os.ReadFile(starts)
-			lines = strings.Split(strings.TrimSuffix(string(content), "\n"), "\n")
+			lines = strings.Split(string(content), "\n")
+			lines = lines[:len(lines)-1] // the last is empty, or not written to its end
 			if err == nil && len(lines) < n {
 				err = fmt.Errorf("%d times so far", len(lines))
 			}
@@ -189,13 +171,15 @@ func TestAgentRestartsTheApplicationOnlyForANewJWT(t *testing.T) {
 	requireKeyID(t, h.console, second, analyticsKey.ID)
 }
 
-func TestAgentsUnitIsValid(t *testing.T) {
+func TestUnitsAreValid(t *testing.T) {
 	t.Parallel()
 	analyze := lookPath(t, "systemd-analyze", "install systemd")
-	unit := copyRecipe(t, "agent", "/usr/bin/vault", program.Path)
-	// The user and the group need not exist where the test runs.
-	out, err := exec.Command(analyze, "verify", "--man=no", "--recursive-errors=no", unit.path("snowplow-agent.service")).CombinedOutput()
-	require.NoError(t, err, "%s", out)
-	// What it does not know, it ignores with a message.
-	assert.NotContains(t, string(out), "snowplow-agent.service")
+	for folder, unit := range map[string]string{"agent": "snowplow-agent.service", "monitoring": "prometheus-vault-agent.service"} {
+		r := copyRecipe(t, folder, "/usr/bin/vault", program.Path)
+		// The user and the group need not exist where the test runs.
+		out, err := exec.Command(analyze, "verify", "--man=no", "--recursive-errors=no", r.path(unit)).CombinedOutput()
+		require.NoError(t, err, "%s", out)
+		// What it does not know, it ignores with a message.
+		assert.NotContains(t, string(out), unit)
+	}
 }

@@ -67,18 +67,19 @@ func TestMonitoring(t *testing.T) {
 	ingestKey := consoletest.Key{ID: "ingest-key-id", Secret: "canary-ingest-key-do-not-leak"}
 	console.AddKey(analyticsKey)
 	console.AddKey(ingestKey)
+	telemetry, err := os.ReadFile(filepath.Join(monitoringExample, "telemetry.hcl"))
+	require.NoError(t, err)
 	options := serverOptions()
-	options.Config = example(t, "telemetry.hcl")
+	options.Config = string(telemetry)
 	s := startServerWith(t, options)
 	m := s.mount(t, "snowplow", "")
 	m.write(t, "config", with(defaultConfig(console), fields{"reuse_period": "1s"}))
 	m.write(t, "roles/analytics", keyOf(analyticsKey))
 	m.write(t, "roles/ingest", keyOf(ingestKey))
 
-	dir := t.TempDir()
-	startExampleAgent(t, s, dir)
+	r := monitoringRecipe(t, s)
 	start := time.Now()
-	p := startPrometheus(t, program, promtool, s, dir)
+	p := startPrometheus(t, program, promtool, r)
 
 	// expectBeside waits until these alerts fire and no other beside one that may, while readers go on.
 	expectBeside := func(may, when string, want ...string) {
@@ -146,7 +147,7 @@ func TestMonitoring(t *testing.T) {
 		assert.True(t, p.hasData(t, fmt.Sprintf(`ALERTS{alertname=%q,alertstate="firing"}`, rule.Name), start), "%s has never fired", rule.Name)
 		assert.True(t, p.hasData(t, rule.Query, start), "the query of %s has never had data", rule.Name)
 	}
-	for title, queries := range dashboardQueries(t) {
+	for title, queries := range dashboardQueries(t, r) {
 		for _, query := range queries {
 			assert.True(t, p.hasData(t, query, start), "a query of the panel %q has never had data: %s", title, query)
 		}
@@ -156,54 +157,35 @@ func TestMonitoring(t *testing.T) {
 	require.Equal(t, []string{"snowplow"}, mounts, "what the dashboard's variable mount offers")
 }
 
-// example is the content of a file of the example.
-func example(t testing.TB, name string) string {
+// monitoringRecipe follows the recipe up to the start of Prometheus, with a Vault behind TLS whose CA the machine does not
+// trust.
+func monitoringRecipe(t *testing.T, s server) recipe {
 	t.Helper()
-	content, err := os.ReadFile(filepath.Join(monitoringExample, name))
-	require.NoError(t, err)
-	return string(content)
-}
+	url, ca := behindTLS(t, s)
+	etc, run := filepath.Join(t.TempDir(), "etc"), t.TempDir()
+	r := copyRecipe(t, "monitoring",
+		"https://vault.example.com:8200", url,
+		"vault.example.com:8200", strings.TrimPrefix(url, "https://"),
+		"/etc/prometheus/vault", etc,
+		"/run/prometheus", run,
+		// The test need not be root, and has no users to give files to.
+		"sudo ", "", "-o prometheus", "",
+	)
+	require.NoError(t, os.WriteFile(r.path("vault-ca.pem"), ca, 0o600))
+	login := r.commands(t, "Vault")
+	token := r.commands(t, "The token")
+	require.Len(t, token, 2, "files, and a service")
+	r.run(t, s, strings.Join(append(login, token[0]), "\n"))
 
-// replaced is text with each old string, which must be there, replaced by the new one that follows it.
-func replaced(t testing.TB, text string, oldNew ...string) string {
-	t.Helper()
-	for old := range slices.Chunk(oldNew, 2) {
-		require.Contains(t, text, old[0])
-	}
-	return strings.NewReplacer(oldNew...).Replace(text)
-}
-
-// startExampleAgent runs the commands of the example's README that let Prometheus log in, and then its Agent, until
-// that has written Prometheus' token into dir.
-func startExampleAgent(t testing.TB, s server, dir string) {
-	t.Helper()
-	bin := filepath.Join(t.TempDir(), "bin")
-	require.NoError(t, os.Mkdir(bin, 0o700))
-	require.NoError(t, os.Symlink(program.Path, filepath.Join(bin, "vault")))
-	_, block, _ := strings.Cut(example(t, "README.md"), "```sh\n")
-	block, _, found := strings.Cut(block, "```\n")
-	require.True(t, found, "README.md has a block of commands")
-	commands := exec.CommandContext(t.Context(), "bash", "-euo", "pipefail", "-c", replaced(t, block, "/etc/prometheus/vault", dir))
-	commands.Dir = monitoringExample
-	commands.Env = append(os.Environ(), "PATH="+bin+":"+os.Getenv("PATH"), "HOME="+dir,
-		"VAULT_ADDR="+s.Address(), "VAULT_TOKEN="+s.Client.Token())
-	out, err := commands.CombinedOutput()
-	require.NoError(t, err, "the commands of README.md:\n%s", out)
-
-	config := filepath.Join(dir, "agent.hcl")
-	require.NoError(t, os.WriteFile(config, []byte(replaced(t, example(t, "agent.hcl"),
-		"https://vault.example.com:8200", s.Address(), "/etc/prometheus/vault", dir, "/run/prometheus", dir)), 0o600))
-	agent, err := s.StartCommand("agent", "-config="+config)
-	require.NoError(t, err)
-	t.Cleanup(agent.Stop)
-	showLogIfFailed(t, agent)
+	startAgent(t, s, filepath.Join(etc, "agent.hcl"))
 	eventually(t, patience, "Agent writes Prometheus' token", func() error {
-		info, err := os.Stat(filepath.Join(dir, "vault-token"))
+		info, err := os.Stat(filepath.Join(run, "vault-token"))
 		if err == nil && info.Mode().Perm() != 0o600 {
 			err = fmt.Errorf("its mode is %s", info.Mode())
 		}
 		return err
 	})
+	return r
 }
 
 // watcher is a running Prometheus.
@@ -235,20 +217,17 @@ func (p watcher) get(t testing.TB, path string, parameters url.Values, data any)
 	return nil
 }
 
-// startPrometheus starts a Prometheus with the example's configuration and rules, in quick motion.
-func startPrometheus(t testing.TB, program, promtool string, s server, dir string) watcher {
+// startPrometheus starts a Prometheus with the recipe's configuration and rules, in quick motion.
+func startPrometheus(t testing.TB, program, promtool string, r recipe) watcher {
 	t.Helper()
-	config := replaced(t, example(t, "prometheus.yml"), "vault.example.com:8200", strings.TrimPrefix(s.Address(), "http://"),
-		"scheme: https", "scheme: http", "/run/prometheus", dir)
-	withoutTLS := regexp.MustCompile(`(?m)^    tls_config:\n      ca_file:.*\n`).ReplaceAllString(config, "")
-	require.NotEqual(t, config, withoutTLS)
-	configFile, rulesFile := filepath.Join(dir, "prometheus.yml"), filepath.Join(dir, "alerts.yml")
-	require.NoError(t, os.WriteFile(configFile, []byte(quick(withoutTLS)), 0o600))
-	require.NoError(t, os.WriteFile(rulesFile, []byte(quick(example(t, "alerts.yml"))), 0o600))
-	out, err := exec.CommandContext(t.Context(), promtool, "check", "config", configFile).CombinedOutput()
+	for _, name := range []string{"prometheus.yml", "alerts.yml"} {
+		require.NoError(t, os.WriteFile(r.path(name), []byte(quick(r.file(t, name))), 0o600))
+	}
+	out, err := exec.CommandContext(t.Context(), promtool, "check", "config", r.path("prometheus.yml")).CombinedOutput()
 	require.NoError(t, err, "promtool check config:\n%s", out)
 
-	process, err := vaulttest.StartProcess(exec.Command(program, "--config.file="+configFile,
+	dir := t.TempDir()
+	process, err := vaulttest.StartProcess(exec.Command(program, "--config.file="+r.path("prometheus.yml"),
 		"--storage.tsdb.path="+filepath.Join(dir, "data"), "--web.listen-address=127.0.0.1:0"), filepath.Join(dir, "prometheus.log"))
 	require.NoError(t, err)
 	t.Cleanup(process.Stop)
@@ -337,8 +316,8 @@ func (p watcher) hasData(t testing.TB, query string, start time.Time) bool {
 	})
 }
 
-// dashboardQueries are the queries of the example's dashboard by panel, as Grafana sends them for all mounts.
-func dashboardQueries(t testing.TB) map[string][]string {
+// dashboardQueries are the queries of the dashboard by panel, as Grafana sends them for all mounts.
+func dashboardQueries(t testing.TB, r recipe) map[string][]string {
 	t.Helper()
 	var dashboard struct {
 		Panels []struct {
@@ -346,7 +325,7 @@ func dashboardQueries(t testing.TB) map[string][]string {
 			Targets []struct{ Expr string }
 		}
 	}
-	require.NoError(t, json.Unmarshal([]byte(example(t, "dashboard.json")), &dashboard))
+	require.NoError(t, json.Unmarshal([]byte(r.file(t, "dashboard.json")), &dashboard))
 	queries := map[string][]string{}
 	for _, panel := range dashboard.Panels {
 		require.NotEmpty(t, panel.Targets, panel.Title)

@@ -2,7 +2,11 @@ package acceptance
 
 import (
 	"crypto/sha256"
+	"encoding/pem"
 	"fmt"
+	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -15,14 +19,17 @@ import (
 // recipe is a folder of the examples, copied so that a test can put the machine's addresses and paths in.
 type recipe struct{ dir string }
 
-// copyRecipe copies a folder of the examples. Each pair of replacements must occur in one of its files, so that a
-// test does not go on replacing what is no longer there.
+// copyRecipe copies a folder of the examples, and the policies beside it. Each pair of replacements must occur in one of
+// the folder's files, so that a test does not go on replacing what is no longer there.
 func copyRecipe(t testing.TB, name string, replacements ...string) recipe {
 	t.Helper()
-	source, target := filepath.Join("..", "examples", name), t.TempDir()
-	require.NoError(t, os.CopyFS(target, os.DirFS(source)))
+	source, target := filepath.Join("..", "examples"), t.TempDir()
+	for _, folder := range []string{name, "policies"} {
+		require.NoError(t, os.CopyFS(filepath.Join(target, folder), os.DirFS(filepath.Join(source, folder))))
+	}
+	r := recipe{filepath.Join(target, name)}
 	used := make([]bool, len(replacements)/2)
-	require.NoError(t, filepath.WalkDir(target, func(path string, entry os.DirEntry, err error) error {
+	require.NoError(t, filepath.WalkDir(r.dir, func(path string, entry os.DirEntry, err error) error {
 		if err != nil || entry.IsDir() {
 			return err
 		}
@@ -37,9 +44,9 @@ func copyRecipe(t testing.TB, name string, replacements ...string) recipe {
 		return os.WriteFile(path, []byte(strings.NewReplacer(replacements...).Replace(text)), 0o600)
 	}))
 	for i, used := range used {
-		require.True(t, used, "%s is nowhere in %s", replacements[2*i], source)
+		require.True(t, used, "%s is nowhere in %s", replacements[2*i], filepath.Join(source, name))
 	}
-	return recipe{target}
+	return r
 }
 
 func (r recipe) path(name string) string { return filepath.Join(r.dir, name) }
@@ -98,6 +105,25 @@ func vaultOnPath(t testing.TB) string {
 	return dir
 }
 
+// behindTLS puts a server behind TLS, and returns the URL and the CA of the certificate, which no machine trusts.
+func behindTLS(t testing.TB, s server) (string, []byte) {
+	t.Helper()
+	target, err := url.Parse(s.Address())
+	require.NoError(t, err)
+	front := httptest.NewTLSServer(httputil.NewSingleHostReverseProxy(target))
+	t.Cleanup(front.Close)
+	return front.URL, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: front.Certificate().Raw})
+}
+
+// startAgent starts an agent that runs until the test ends.
+func startAgent(t testing.TB, s server, config string) {
+	t.Helper()
+	agent, err := s.StartCommand("agent", "-log-level=trace", "-config="+config)
+	require.NoError(t, err, "starting an agent")
+	t.Cleanup(agent.Stop)
+	showLogIfFailed(t, agent)
+}
+
 // lookPath returns a program's path, or leaves the test out if the program is not there.
 func lookPath(t testing.TB, name, install string) string {
 	t.Helper()
@@ -108,7 +134,7 @@ func lookPath(t testing.TB, name, install string) string {
 	return path
 }
 
-// notRun leaves a test out for want of a program that cannot be expected everywhere. Go says nothing of skipped tests
+// notRun skips a test that needs a program which cannot be expected everywhere. Go says nothing of skipped tests
 // unless asked; scripts/test.sh shows what is in the file.
 func notRun(t testing.TB, reason string) {
 	t.Helper()

@@ -32,7 +32,7 @@ func newTerraform(t *testing.T, keyFile string) *terraform {
 	t.Helper()
 	tf := &terraform{
 		program: lookPath(t, "terraform", "install Terraform 1.11 or later"),
-		dir:     copyRecipe(t, ".").path("terraform"),
+		dir:     copyRecipe(t, "terraform").dir,
 		console: consoletest.NewServer(t),
 	}
 	tf.console.AddKey(analyticsKey)

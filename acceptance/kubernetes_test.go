@@ -70,7 +70,7 @@ func TestKubernetesManifests(t *testing.T) {
 	root := s.mount(t, "snowplow", "")
 	root.write(t, "config", defaultConfig(console))
 	root.write(t, "roles/analytics", keyOf(analyticsKey))
-	token := s.createToken(t, recipe.file(t, "policy.hcl"))
+	token := s.createToken(t, recipe.file(t, "../policies/team.hcl"))
 	holder := root.as(t, token)
 	reuse, err := root.read(t, "config").Data["reuse_period"].(json.Number).Int64()
 	require.NoError(t, err)

@@ -1,6 +1,7 @@
 package acceptance
 
 import (
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -20,44 +21,45 @@ var attempts = []struct {
 	may  []string
 	do   func(testing.TB, mount) error
 }{
-	{"write config", []string{"operator"}, func(_ testing.TB, m mount) error { _, err := m.tryWrite("config", fields{"ttl": "1h"}); return err }},
-	{"patch config", []string{"operator"}, func(t testing.TB, m mount) error {
-		_, err := m.tryPatch(t, "config", fields{"ttl": "1h"})
-		return err
-	}},
-	{"read config", []string{"operator"}, tryRead("config")},
+	{"write config", []string{"operator"}, tryWriting("config", fields{"ttl": "1h"})},
+	{"patch config", []string{"operator"}, tryPatching("config", fields{"ttl": "1h"})},
+	{"read config", []string{"operator"}, tryReading("config")},
 	{"list roles", []string{"operator", "auditor"}, func(_ testing.TB, m mount) error { _, err := m.tryList("roles"); return err }},
-	{"write a new role", []string{"operator"}, func(_ testing.TB, m mount) error { _, err := m.tryWrite("roles/new", fields{"ttl": "1h"}); return err }},
-	{"write a role", []string{"operator"}, func(_ testing.TB, m mount) error {
-		_, err := m.tryWrite("roles/analytics", fields{"ttl": "1h"})
-		return err
-	}},
-	{"patch a role", []string{"operator"}, func(t testing.TB, m mount) error {
-		_, err := m.tryPatch(t, "roles/analytics", fields{"ttl": "1h"})
-		return err
-	}},
-	{"read a role", []string{"operator"}, tryRead("roles/analytics")},
-	{"read status", []string{"operator", "auditor"}, tryRead("status")},
-	{"read a role's status", []string{"operator", "auditor"}, tryRead("status/analytics")},
-	{"read metrics", []string{"operator", "auditor"}, tryReadMetrics},
-	{"read a token", []string{"ci"}, tryRead("token")},
-	{"read a token with PUT", []string{"ci"}, func(_ testing.TB, m mount) error { _, err := m.tryWrite("token", nil); return err }},
-	{"forget the token", []string{"operator"}, tryDelete("token")},
-	{"read analytics' token", []string{"team"}, tryRead("token/analytics")},
-	{"read analytics' token with PUT", []string{"team"}, func(_ testing.TB, m mount) error { _, err := m.tryWrite("token/analytics", nil); return err }},
-	{"forget analytics' token", []string{"operator", "team"}, tryDelete("token/analytics")},
-	{"read another role's token", nil, tryRead("token/ingest")},
-	{"forget another role's token", []string{"operator"}, tryDelete("token/ingest")},
-	{"delete a role", []string{"operator"}, tryDelete("roles/analytics")},
-	{"delete config", []string{"operator"}, tryDelete("config")},
+	{"write a new role", []string{"operator"}, tryWriting("roles/new", fields{"ttl": "1h"})},
+	{"write a role", []string{"operator"}, tryWriting("roles/analytics", fields{"ttl": "1h"})},
+	{"write a role's key", []string{"operator", "team-key"}, tryWriting("roles/analytics", keyOf(analyticsKey))},
+	{"write another role's key", []string{"operator"}, tryWriting("roles/ingest", keyOf(analyticsKey))},
+	{"patch a role", []string{"operator"}, tryPatching("roles/analytics", fields{"ttl": "1h"})},
+	{"read a role", []string{"operator"}, tryReading("roles/analytics")},
+	{"read status", []string{"operator", "auditor"}, tryReading("status")},
+	{"read a role's status", []string{"operator", "auditor", "team"}, tryReading("status/analytics")},
+	{"read another role's status", []string{"operator", "auditor"}, tryReading("status/ingest")},
+	{"read metrics", []string{"operator", "auditor"}, tryReadingMetrics},
+	{"read a token", []string{"token"}, tryReading("token")},
+	{"read a token with PUT", nil, tryWriting("token", nil)},
+	{"forget the token", []string{"operator"}, tryDeleting("token")},
+	{"read analytics' token", []string{"team"}, tryReading("token/analytics")},
+	{"forget analytics' token", []string{"operator"}, tryDeleting("token/analytics")},
+	{"read another role's token", nil, tryReading("token/ingest")},
+	{"forget another role's token", []string{"operator"}, tryDeleting("token/ingest")},
+	{"delete a role", []string{"operator"}, tryDeleting("roles/analytics")},
+	{"delete config", []string{"operator"}, tryDeleting("config")},
 }
 
-func tryRead(path string) func(testing.TB, mount) error {
+func tryReading(path string) func(testing.TB, mount) error {
 	return func(_ testing.TB, m mount) error { _, err := m.tryRead(path); return err }
 }
 
-// tryReadMetrics asks only whether the policy allows it: the answer is text, and not this test's matter.
-func tryReadMetrics(t testing.TB, m mount) error {
+func tryWriting(path string, data fields) func(testing.TB, mount) error {
+	return func(_ testing.TB, m mount) error { _, err := m.tryWrite(path, data); return err }
+}
+
+func tryPatching(path string, data fields) func(testing.TB, mount) error {
+	return func(t testing.TB, m mount) error { _, err := m.tryPatch(t, path, data); return err }
+}
+
+// tryReadingMetrics asks only whether the policy allows it: the answer is text, and not this test's matter.
+func tryReadingMetrics(t testing.TB, m mount) error {
 	response, err := m.client.Logical().ReadRawWithContext(t.Context(), m.at("metrics"))
 	if response != nil {
 		require.NoError(t, response.Body.Close())
@@ -68,34 +70,40 @@ func tryReadMetrics(t testing.TB, m mount) error {
 	return nil
 }
 
-func tryDelete(path string) func(testing.TB, mount) error {
+func tryDeleting(path string) func(testing.TB, mount) error {
 	return func(_ testing.TB, m mount) error { _, err := m.tryDelete(path); return err }
+}
+
+// examplePolicies are the rules of each example policy, and a mount at the path that they name.
+func examplePolicies(t *testing.T) (map[string]string, mount, *consoletest.Server) {
+	t.Helper()
+	files, err := filepath.Glob("../examples/policies/*.hcl")
+	require.NoError(t, err)
+	policies := map[string]string{}
+	for _, file := range files {
+		rules, err := os.ReadFile(file)
+		require.NoError(t, err)
+		policies[strings.TrimSuffix(filepath.Base(file), ".hcl")] = string(rules)
+	}
+	console := consoletest.NewServer(t)
+	console.AddKey(analyticsKey)
+	m := startServer(t).mount(t, "snowplow", "")
+	m.write(t, "config", defaultConfig(console))
+	return policies, m, console
 }
 
 func TestExamplePolicies(t *testing.T) {
 	t.Parallel()
-	files, err := filepath.Glob("../examples/policies/*.hcl")
-	require.NoError(t, err)
-	var policies []string
-	for _, file := range files {
-		policies = append(policies, strings.TrimSuffix(filepath.Base(file), ".hcl"))
-	}
-	require.Equal(t, []string{"auditor", "ci", "operator", "team"}, policies, "each example is tried here")
-
-	// The examples name the mount snowplow/.
-	s := startServer(t)
-	console := consoletest.NewServer(t)
-	console.AddKey(analyticsKey)
-	root := s.mount(t, "snowplow", "")
-	for i, policy := range policies {
-		rules, err := os.ReadFile(files[i])
-		require.NoError(t, err)
+	policies, root, console := examplePolicies(t)
+	policies["token"] = `path "snowplow/token" { capabilities = ["read"] }`
+	require.Equal(t, []string{"auditor", "operator", "team", "team-key", "token"}, slices.Sorted(maps.Keys(policies)), "each is tried here")
+	for policy, rules := range policies {
 		root.write(t, "config", defaultConfig(console))
 		root.write(t, "roles/analytics", keyOf(analyticsKey))
 		root.write(t, "roles/ingest", keyOf(analyticsKey))
 		root.remove(t, "roles/new")
 
-		holder := root.as(t, s.createToken(t, string(rules)))
+		holder := root.as(t, root.server.createToken(t, rules))
 		for _, attempt := range attempts {
 			err := attempt.do(t, holder)
 			if slices.Contains(attempt.may, policy) {
@@ -107,16 +115,37 @@ func TestExamplePolicies(t *testing.T) {
 	}
 }
 
-func TestPolicyForTokenAloneOpensNothingElse(t *testing.T) {
+// TestTeamCannotGetAJWTOfConfigsKey is a team that may replace the key of its own role, which it tries to lose.
+func TestTeamCannotGetAJWTOfConfigsKey(t *testing.T) {
 	t.Parallel()
-	m, console := configured(t)
-	m.write(t, "roles/analytics", fields{"ttl": "2h"})
-	m.write(t, "roles/ingest", fields{"ttl": "2h"})
-	reader := m.as(t, m.server.createToken(t, `path "`+m.at("token")+`" { capabilities = ["read"] }`))
-	for _, attempt := range attempts {
-		if attempt.name != "read a token" {
-			assert.True(t, isDenied(attempt.do(t, reader)), "the reader may not %s", attempt.name)
+	policies, root, console := examplePolicies(t)
+	team := root.as(t, root.server.createToken(t, policies["team"]+policies["team-key"]))
+	tries := map[string]func(testing.TB, mount) error{
+		"no key":               tryWriting("roles/analytics", fields{}),
+		"another field":        tryWriting("roles/analytics", fields{"ttl": "1h"}),
+		"half a key":           tryWriting("roles/analytics", fields{"api_key_id": analyticsKey.ID}),
+		"null":                 tryWriting("roles/analytics", fields{"api_key_id": nil, "api_key": nil}),
+		"empty":                tryWriting("roles/analytics", fields{"api_key_id": "", "api_key": ""}),
+		"a version without":    tryWriting("roles/analytics", with(keyOf(analyticsKey), fields{"credentials_version": "v1"})),
+		"PATCH null":           tryPatching("roles/analytics", fields{"api_key": nil}),
+		"PATCH null, both":     tryPatching("roles/analytics", fields{"api_key_id": nil, "api_key": nil}),
+		"deleting the role":    tryDeleting("roles/analytics"),
+		"an organization's ID": tryWriting("roles/analytics", with(keyOf(analyticsKey), fields{"organization_id": "another"})),
+	}
+	for _, exists := range []bool{false, true} {
+		if exists {
+			_, err := team.tryWrite("roles/analytics", keyOf(analyticsKey))
+			require.NoError(t, err)
+		}
+		for name, try := range tries {
+			require.Error(t, try(t, team), name)
+			secret, err := team.tryRead("token/analytics")
+			if exists {
+				require.NoError(t, err, name)
+				requireKeyID(t, console, jwtOf(t, secret), analyticsKey.ID)
+			} else {
+				require.Nil(t, secret, name)
+			}
 		}
 	}
-	requireKeyID(t, console, reader.jwt(t, "token"), consoletest.DefaultAPIKeyID)
 }

@@ -1,5 +1,9 @@
-# The team "analytics": tokens of its own role only. "update" is for clients that can only PUT; "delete" makes the
-# engine forget the cached JWT.
+# Readers of one role, "analytics": people, agents, CI jobs. They read its tokens and see how its reads fare; there is no
+# secret in status. Name the policy after the role: snowplow-analytics.
 path "snowplow/token/analytics" {
-  capabilities = ["read", "update", "delete"]
+  capabilities = ["read"]
+}
+
+path "snowplow/status/analytics" {
+  capabilities = ["read"]
 }

@@ -12,9 +12,5 @@ resource "vault_policy" "team" {
   for_each = var.roles
 
   name   = "snowplow-${each.key}"
-  policy = <<-EOT
-    path "${vault_mount.snowplow.path}/token/${each.key}" {
-      capabilities = ["read", "update", "delete"]
-    }
-  EOT
+  policy = replace(file("${path.module}/../policies/team.hcl"), "analytics", each.key)
 }

@@ -1,13 +1,9 @@
 package acceptance
 
 import (
-	"crypto"
 	"crypto/rand"
 	"crypto/rsa"
-	"crypto/sha256"
-	"encoding/base64"
 	"encoding/json"
-	"math/big"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -17,6 +13,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/go-jose/go-jose/v4"
+	"github.com/go-jose/go-jose/v4/jwt"
 	"github.com/hashicorp/vault/api"
 	"github.com/stretchr/testify/require"
 	"gopkg.in/yaml.v3"
@@ -26,54 +24,43 @@ import (
 
 // issuer signs the tokens that jobs log in with, as GitHub and GitLab do.
 type issuer struct {
-	url string
-	key *rsa.PrivateKey
+	url    string
+	signer jose.Signer
 }
 
 func newIssuer(t *testing.T) issuer {
 	t.Helper()
 	key, err := rsa.GenerateKey(rand.Reader, 2048)
 	require.NoError(t, err)
-	i := issuer{key: key}
-	answers := map[string]any{}
-	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		answer, found := answers[r.URL.Path]
-		if !found {
-			http.NotFound(w, r)
-			return
-		}
-		w.Header().Set("Content-Type", "application/json")
-		_ = json.NewEncoder(w).Encode(answer) // fails only if the client has gone
-	}))
+	private := jose.JSONWebKey{Key: key, KeyID: "1", Algorithm: string(jose.RS256), Use: "sig"}
+	signer, err := jose.NewSigner(jose.SigningKey{Algorithm: jose.RS256, Key: private}, nil)
+	require.NoError(t, err)
+	mux := http.NewServeMux()
+	server := httptest.NewServer(mux)
 	t.Cleanup(server.Close)
-	i.url = server.URL
-	answers["/.well-known/openid-configuration"] = map[string]any{
-		"issuer": i.url, "jwks_uri": i.url + "/keys", "id_token_signing_alg_values_supported": []string{"RS256"},
+	for path, answer := range map[string]any{
+		"/keys": jose.JSONWebKeySet{Keys: []jose.JSONWebKey{private.Public()}},
+		"/.well-known/openid-configuration": fields{
+			"issuer": server.URL, "jwks_uri": server.URL + "/keys", "id_token_signing_alg_values_supported": []jose.SignatureAlgorithm{jose.RS256},
+		},
+	} {
+		mux.HandleFunc(path, func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Content-Type", "application/json")
+			_ = json.NewEncoder(w).Encode(answer) // fails only if the client has gone
+		})
 	}
-	answers["/keys"] = map[string]any{"keys": []any{map[string]any{
-		"kty": "RSA", "use": "sig", "alg": "RS256", "kid": "1",
-		"n": base64.RawURLEncoding.EncodeToString(key.N.Bytes()),
-		"e": base64.RawURLEncoding.EncodeToString(big.NewInt(int64(key.E)).Bytes()),
-	}}}
-	return i
+	return issuer{server.URL, signer}
 }
 
 // token signs a job's claims.
 func (i issuer) token(t *testing.T, audience string, claims fields) string {
 	t.Helper()
-	part := func(value any) string {
-		text, err := json.Marshal(value)
-		require.NoError(t, err)
-		return base64.RawURLEncoding.EncodeToString(text)
-	}
 	now := time.Now().Unix()
-	signed := part(fields{"alg": "RS256", "typ": "JWT", "kid": "1"}) + "." + part(with(claims, fields{
+	token, err := jwt.Signed(i.signer).Claims(with(claims, fields{
 		"iss": i.url, "aud": audience, "sub": "a job", "iat": now, "nbf": now - 5, "exp": now + 300,
-	}))
-	sum := sha256.Sum256([]byte(signed))
-	signature, err := rsa.SignPKCS1v15(rand.Reader, i.key, crypto.SHA256, sum[:])
+	})).Serialize()
 	require.NoError(t, err)
-	return signed + "." + base64.RawURLEncoding.EncodeToString(signature)
+	return token
 }
 
 // addJWTAuth makes sure that the server has the JWT auth method, which a small Vault lacks.
@@ -162,9 +149,9 @@ func (c ciRunner) requireJobDone(t *testing.T, output string, err error) {
 	require.NoError(t, err, "%s", output)
 	require.Contains(t, output, consoletest.DefaultOrganizationID, "what snowplow-cli prints")
 	m := mount{server: c.server, path: "snowplow", client: c.server.Client}
-	jwt := m.jwt(t, "token/ci")
-	requireKeyID(t, c.console, jwt, analyticsKey.ID)
-	require.NotContains(t, output, jwt)
+	got := m.jwt(t, "token/ci")
+	requireKeyID(t, c.console, got, analyticsKey.ID)
+	require.NotContains(t, output, got)
 }
 
 func TestGitHubActionsJob(t *testing.T) {

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -129,12 +130,12 @@ func (c *runningClient) requireEnd(t *testing.T, secrets ...string) {
 	}
 }
 
-// clientMount is a mount with a role whose leases are short, and the environment in which a client may read its tokens.
-func clientMount(t *testing.T) (m mount, console *consoletest.Server, login string, env []string) {
+// clientMount is a mount with a role whose leases are that short, and the environment in which a client may read its tokens.
+func clientMount(t *testing.T, ttl string) (m mount, console *consoletest.Server, login string, env []string) {
 	t.Helper()
 	m, console = configured(t)
 	console.AddKey(analyticsKey)
-	m.write(t, "roles/analytics", with(keyOf(analyticsKey), fields{"ttl": "2s"}))
+	m.write(t, "roles/analytics", with(keyOf(analyticsKey), fields{"ttl": ttl}))
 	login = m.server.createToken(t, `path "`+m.at("token/analytics")+`" { capabilities = ["read"] }`)
 	return m, console, login, []string{"HOME=" + t.TempDir(), "VAULT_ADDR=" + m.server.Address(), "VAULT_TOKEN=" + login}
 }
@@ -168,7 +169,7 @@ func TestExampleClients(t *testing.T) {
 
 func testClient(t *testing.T, dir string, command []string) {
 	const path = "/api/msc/v1/organizations"
-	m, console, login, env := clientMount(t)
+	m, console, login, env := clientMount(t, "2s")
 	client := startClient(t, clientCommand(dir, env, append(command, m.at("token/analytics"))...))
 
 	require.Regexp(t, `^200 .*`+consoletest.DefaultOrganizationID, client.ask(t, path))
@@ -249,58 +250,54 @@ func newSignalsAPI(t *testing.T, console *consoletest.Server) *signalsAPI {
 
 func TestExampleClientsOfSignals(t *testing.T) {
 	t.Parallel()
-	const answer = `{"user":"u-1"}`
-	t.Run("node", func(t *testing.T) {
-		t.Parallel()
-		const dir = "../examples/clients/node"
-		node := nodeWith(t, dir, "@snowplow/signals-node")
-		m, console, login, env := clientMount(t)
-		signals := newSignalsAPI(t, console)
-		client := startClient(t, clientCommand(dir, append(env, "SIGNALS_API_URL="+signals.url),
-			node, "signals.mjs", m.at("token/analytics"), "shop", "user_id"))
-		asked := int64(0)
-		require.JSONEq(t, answer, client.ask(t, "u-1"))
-		first := signals.jwt.Load().(string)
-		requireKeyID(t, console, first, analyticsKey.ID)
-		m.remove(t, "token/analytics")
-		eventually(t, patience, "the client reads again before a lease of 2 s is over", func() error {
-			require.JSONEq(t, answer, client.ask(t, "u-1"))
-			asked++
-			if signals.jwt.Load() == first {
-				return fmt.Errorf("%d requests with the first JWT", asked)
+	// Each returns the command, with what it needs in its environment. The second function brings it another JWT, if it
+	// does not read Vault itself.
+	for name, prepare := range map[string]func(t *testing.T, m mount, dir string) (command, env []string, replace func()){
+		"node": func(t *testing.T, m mount, dir string) ([]string, []string, func()) {
+			return []string{nodeWith(t, dir, "@snowplow/signals-node"), "signals.mjs", m.at("token/analytics")}, nil, func() {}
+		},
+		"python": func(t *testing.T, m mount, _ string) ([]string, []string, func()) {
+			python := lookPath(t, "python3", "install python3")
+			// Vault Agent replaces its file in one step.
+			file, written := filepath.Join(t.TempDir(), "token"), filepath.Join(t.TempDir(), "token")
+			replace := func() {
+				require.NoError(t, os.WriteFile(written, []byte(m.jwt(t, "token/analytics")), 0o600))
+				require.NoError(t, os.Rename(written, file))
 			}
-			return nil
+			replace()
+			env := []string{"SNOWPLOW_TOKEN_FILE=" + file}
+			if exec.Command(python, "-c", "import snowplow_signals").Run() != nil {
+				standIn, err := filepath.Abs("testdata/signals")
+				require.NoError(t, err)
+				env = append(env, "PYTHONPATH="+standIn, "PYTHONDONTWRITEBYTECODE=1")
+			}
+			return []string{python, "signals.py"}, env, replace
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			dir := "../examples/clients/" + name
+			m, console, login, env := clientMount(t, "5s")
+			command, more, replace := prepare(t, m, dir)
+			signals := newSignalsAPI(t, console)
+			client := startClient(t, clientCommand(dir, append(append(env, more...), "SIGNALS_API_URL="+signals.url), append(command, "shop", "user_id")...))
+			for range 3 {
+				require.JSONEq(t, `{"user":"u-1"}`, client.ask(t, "u-1"))
+			}
+			require.Equal(t, int64(1), m.readsOfAnalytics(t), "reads for all these requests")
+			first := signals.jwt.Load().(string)
+			requireKeyID(t, console, first, analyticsKey.ID)
+
+			m.remove(t, "token/analytics")
+			replace()
+			eventually(t, patience, "the client has another JWT before a lease of 5 s is over", func() error {
+				require.JSONEq(t, `{"user":"u-1"}`, client.ask(t, "u-1"))
+				if signals.jwt.Load() == first {
+					return errors.New("it still has the first")
+				}
+				return nil
+			})
+			client.requireEnd(t, first, signals.jwt.Load().(string), login)
 		})
-		require.Greater(t, asked, m.readsOfAnalytics(t), "a read is not made for each request")
-		client.requireEnd(t, first, signals.jwt.Load().(string), login)
-	})
-	t.Run("python", func(t *testing.T) {
-		t.Parallel()
-		python := lookPath(t, "python3", "install python3")
-		m, console, _, env := clientMount(t)
-		signals := newSignalsAPI(t, console)
-		// Vault Agent replaces its file in one step.
-		file, written := filepath.Join(t.TempDir(), "token"), filepath.Join(t.TempDir(), "token")
-		keep := func() string {
-			jwt := m.jwt(t, "token/analytics")
-			require.NoError(t, os.WriteFile(written, []byte(jwt), 0o600))
-			require.NoError(t, os.Rename(written, file))
-			return jwt
-		}
-		env = append(env, "SIGNALS_API_URL="+signals.url, "SNOWPLOW_TOKEN_FILE="+file)
-		if exec.Command(python, "-c", "import snowplow_signals").Run() != nil {
-			standIn, err := filepath.Abs("testdata/signals")
-			require.NoError(t, err)
-			env = append(env, "PYTHONPATH="+standIn, "PYTHONDONTWRITEBYTECODE=1")
-		}
-		first := keep()
-		client := startClient(t, clientCommand("../examples/clients/python", env, python, "signals.py", "shop", "user_id"))
-		require.JSONEq(t, answer, client.ask(t, "u-1"))
-		require.Equal(t, first, signals.jwt.Load())
-		m.remove(t, "token/analytics")
-		second := keep()
-		require.JSONEq(t, answer, client.ask(t, "u-1"))
-		require.Equal(t, second, signals.jwt.Load(), "the JWT that the file holds now")
-		client.requireEnd(t, first, second)
-	})
+	}
 }

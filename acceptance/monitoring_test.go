@@ -81,6 +81,8 @@ func TestMonitoring(t *testing.T) {
 	start := time.Now()
 	p := startPrometheus(t, program, promtool, r)
 
+	// A key is old after 45 s here. That alert is passed over until it is expected.
+	isKeyOld := func(alert string) bool { return strings.HasPrefix(alert, "SnowplowKeyOld ") }
 	// expectBeside waits until these alerts fire and no other beside one that may, while readers go on.
 	expectBeside := func(may, when string, want ...string) {
 		t.Helper()
@@ -89,7 +91,9 @@ func TestMonitoring(t *testing.T) {
 				_, _ = m.tryRead(path) // what comes of it is in the metrics
 			}
 			firing, err := p.firing(t)
-			firing = slices.DeleteFunc(firing, func(alert string) bool { return may != "" && strings.HasPrefix(alert, may+" ") })
+			firing = slices.DeleteFunc(firing, func(alert string) bool {
+				return may != "" && strings.HasPrefix(alert, may+" ") || isKeyOld(alert) && !slices.ContainsFunc(want, isKeyOld)
+			})
 			if err == nil && !slices.Equal(firing, want) {
 				err = fmt.Errorf("these fire: %q", firing)
 			}
@@ -140,6 +144,12 @@ func TestMonitoring(t *testing.T) {
 	expect("alerts fire while Vault is sealed", "SnowplowScrapeDown", "VaultScrapeDown")
 	require.NoError(t, s.Unseal(t.Context()))
 	expect("every alert is resolved after Vault was unsealed")
+
+	expect("alerts fire for keys that are old", "SnowplowKeyOld token", "SnowplowKeyOld token/analytics", "SnowplowKeyOld token/ingest")
+	newKey := consoletest.Key{ID: "new-key-id", Secret: "canary-new-key-do-not-leak"}
+	console.AddKey(newKey)
+	m.write(t, "roles/ingest", keyOf(newKey))
+	expect("the alert is resolved for a key that was replaced", "SnowplowKeyOld token", "SnowplowKeyOld token/analytics")
 
 	for _, rule := range p.rules(t) {
 		assert.Equal(t, "alerting", rule.Type)
@@ -250,8 +260,10 @@ func startPrometheus(t testing.TB, program, promtool string, r recipe) watcher {
 	return p
 }
 
-// quick shortens durations: a minute to a second, an hour to a minute, and thresholds in hours to 10 seconds each.
+// quick shortens durations: a minute to a second, an hour to a minute, a day to 24, thresholds in hours to 10 seconds each,
+// and those in days to half a second.
 func quick(text string) string {
+	text = strings.NewReplacer("[1d]", "[24h]", "* 86400", "* 0.5").Replace(text)
 	text = regexp.MustCompile(`\b(\d+)m\b`).ReplaceAllString(text, "${1}s")
 	text = regexp.MustCompile(`\b(\d+)h\b`).ReplaceAllString(text, "${1}m")
 	return strings.ReplaceAll(text, "* 3600", "* 10")

@@ -18,7 +18,7 @@ import (
 	"github.com/snowplow-vault/vault-plugin-secrets-snowplow/internal/consoletest"
 )
 
-// agentHost is the agent's recipe on a host of its own: a folder has the place of /etc/snowplow-agent.
+// agentHost is a host that follows the agent's recipe, with a folder in place of /etc/snowplow-agent.
 type agentHost struct {
 	recipe
 	etc, run string
@@ -108,13 +108,13 @@ func TestAgentKeepsTheJWTInFilesFresh(t *testing.T) {
 	_, err = time.Parse(time.RFC3339, set[3])
 	require.NoError(t, err)
 
-	// At every moment, the file must hold a JWT that Console takes.
+	// At every moment, the file must have a JWT that Console takes.
 	eventually(t, 2*validity, "the agent writes a new JWT", func() error {
 		content, err := read("token")
 		require.NoError(t, err)
 		require.Equal(t, http.StatusOK, opens(t, h.console, content), "the JWT in the file, %s after the first", time.Since(seen))
 		if content == first {
-			return errors.New("the file still holds the first one")
+			return errors.New("the file still has the first one")
 		}
 		return nil
 	})

@@ -135,7 +135,7 @@ func newCIRunner(t *testing.T) ciRunner {
 	return c
 }
 
-// job runs a job's commands, without a login of its own.
+// job runs a job's commands, without a login.
 func (c ciRunner) job(t *testing.T, commands string, env ...string) (string, error) {
 	t.Helper()
 	cmd := c.shell(t, c.server, "", commands)

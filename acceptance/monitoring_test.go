@@ -165,6 +165,7 @@ func TestMonitoring(t *testing.T) {
 	var mounts []string
 	require.NoError(t, p.get(t, "label/mount/values", url.Values{"match[]": {"snowplow_plugin_info"}}, &mounts))
 	require.Equal(t, []string{"snowplow"}, mounts, "what the dashboard's variable mount offers")
+	require.Contains(t, s.run(t, "read", "-format=raw", "snowplow/metrics"), "snowplow_plugin_info{", "the command of README.md")
 }
 
 // monitoringRecipe follows the recipe up to the start of Prometheus, with a Vault behind TLS whose CA the machine does not

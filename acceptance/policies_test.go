@@ -115,7 +115,7 @@ func TestExamplePolicies(t *testing.T) {
 	}
 }
 
-// TestTeamCannotGetAJWTOfConfigsKey is a team that may replace the key of its own role, which it tries to lose.
+// TestTeamCannotGetAJWTOfConfigsKey tries to make a role lose its key, as a team that may replace that key.
 func TestTeamCannotGetAJWTOfConfigsKey(t *testing.T) {
 	t.Parallel()
 	policies, root, console := examplePolicies(t)

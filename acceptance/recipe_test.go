@@ -134,7 +134,7 @@ func lookPath(t testing.TB, name, install string) string {
 	return path
 }
 
-// notRun skips a test that needs a program which cannot be expected everywhere. Go says nothing of skipped tests
+// notRun skips a test whose program cannot be expected everywhere. Go says nothing of skipped tests
 // unless asked; scripts/test.sh shows what is in the file.
 func notRun(t testing.TB, reason string) {
 	t.Helper()

@@ -6,7 +6,7 @@
 vault {
   address = "https://vault.example.com:8200"
 
-  # The CA of Vault's own certificate. Leave it out if the system trusts that CA.
+  # The CA of Vault's own certificate. Remove it if the system trusts that CA.
   ca_cert = "/etc/snowplow-agent/vault-ca.pem"
 }
 

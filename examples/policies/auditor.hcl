@@ -1,4 +1,4 @@
-# Auditors: which roles there are, which key each uses, and how reads fare. Cannot read a token or a key.
+# Auditors: which roles there are, which key each uses, and whether reads succeed. Cannot read a token or a key.
 path "snowplow/roles" {
   capabilities = ["list"]
 }

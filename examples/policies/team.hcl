@@ -1,5 +1,5 @@
-# Readers of one role, "analytics": people, agents, CI jobs. They read its tokens and see how its reads fare; there is no
-# secret in status. Name the policy after the role: snowplow-analytics.
+# Readers of the role "analytics": people, agents, CI jobs. They may read its tokens and its status, which contains no
+# secret. Name the policy after the role: snowplow-analytics.
 path "snowplow/token/analytics" {
   capabilities = ["read"]
 }

@@ -30,7 +30,7 @@ variable "api_key_id" {
 }
 
 variable "roles" {
-  description = "A role for each team that has an API key of its own. Durations are numbers of seconds."
+  description = "A role for each team with its own API key. Durations are numbers of seconds."
   type = map(object({
     api_key_id   = string
     ttl          = number

@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"maps"
 	"math"
 	"net/http"
 	"net/url"
@@ -110,8 +109,8 @@ func TestMonitoring(t *testing.T) {
 			m.jwt(t, path)
 		}
 		ok, err := p.query(t, `snowplow_state{mount="snowplow",state="ok"} == 1 and on () sum(up) == 2`)
-		if err == nil && ok != 3 {
-			err = fmt.Errorf("%d paths are", ok)
+		if err == nil && len(ok) != 3 {
+			err = fmt.Errorf("these are: %s", ok)
 		}
 		return err
 	})
@@ -255,7 +254,7 @@ func startPrometheus(t testing.TB, program, promtool string, r recipe) watcher {
 			return errors.New("it does not listen")
 		}
 		p = watcher{cleanhttp.DefaultClient(), address[1]}
-		_, err = p.query(t, "1")
+		_, err = p.query(t, "up")
 		return err
 	})
 	return p
@@ -273,30 +272,21 @@ func quick(text string) string {
 // firing lists the alerts that fire, sorted, each with the path that it is about.
 func (p watcher) firing(t testing.TB) ([]string, error) {
 	t.Helper()
-	var data struct {
-		Alerts []struct {
-			Labels model.LabelSet
-			State  string
-		}
+	series, err := p.query(t, `count by (alertname, path) (ALERTS{alertstate="firing"})`)
+	var firing []string
+	for _, alert := range series {
+		firing = append(firing, strings.TrimSpace(string(alert.Metric["alertname"]+" "+alert.Metric["path"])))
 	}
-	if err := p.get(t, "alerts", nil, &data); err != nil {
-		return nil, err
-	}
-	firing := map[string]bool{}
-	for _, alert := range data.Alerts {
-		if alert.State == "firing" {
-			firing[strings.TrimSpace(string(alert.Labels["alertname"]+" "+alert.Labels["path"]))] = true
-		}
-	}
-	return slices.Sorted(maps.Keys(firing)), nil
+	slices.Sort(firing)
+	return firing, err
 }
 
-// query returns how many series a query has now.
-func (p watcher) query(t testing.TB, query string) (int, error) {
+// query returns the series that a query has now.
+func (p watcher) query(t testing.TB, query string) (model.Vector, error) {
 	t.Helper()
-	var data struct{ Result []any }
+	var data struct{ Result model.Vector }
 	err := p.get(t, "query", url.Values{"query": {query}}, &data)
-	return len(data.Result), err
+	return data.Result, err
 }
 
 // rule is an alert rule as Prometheus has loaded it.

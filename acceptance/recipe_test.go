@@ -4,6 +4,8 @@ import (
 	"crypto/sha256"
 	"encoding/pem"
 	"fmt"
+	"io"
+	"log"
 	"net/http/httptest"
 	"net/http/httputil"
 	"net/url"
@@ -110,7 +112,9 @@ func behindTLS(t testing.TB, s server) (string, []byte) {
 	t.Helper()
 	target, err := url.Parse(s.Address())
 	require.NoError(t, err)
-	front := httptest.NewTLSServer(httputil.NewSingleHostReverseProxy(target))
+	proxy := httputil.NewSingleHostReverseProxy(target)
+	proxy.ErrorLog = log.New(io.Discard, "", 0) // of clients that have gone
+	front := httptest.NewTLSServer(proxy)
 	t.Cleanup(front.Close)
 	return front.URL, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: front.Certificate().Raw})
 }

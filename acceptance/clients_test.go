@@ -250,13 +250,12 @@ func newSignalsAPI(t *testing.T, console *consoletest.Server) *signalsAPI {
 
 func TestExampleClientsOfSignals(t *testing.T) {
 	t.Parallel()
-	// Each returns the command, with what it needs in its environment. The second function brings it another JWT, if it
-	// does not read Vault itself.
-	for name, prepare := range map[string]func(t *testing.T, m mount, dir string) (command, env []string, replace func()){
-		"node": func(t *testing.T, m mount, dir string) ([]string, []string, func()) {
-			return []string{nodeWith(t, dir, "@snowplow/signals-node"), "signals.mjs", m.at("token/analytics")}, nil, func() {}
+	// Each returns the command and how it gets another JWT if it does not read Vault itself, and adds to its environment.
+	for name, prepare := range map[string]func(t *testing.T, m mount, dir string, env *[]string) (command []string, replace func()){
+		"node": func(t *testing.T, m mount, dir string, _ *[]string) ([]string, func()) {
+			return []string{nodeWith(t, dir, "@snowplow/signals-node"), "signals.mjs", m.at("token/analytics")}, func() {}
 		},
-		"python": func(t *testing.T, m mount, _ string) ([]string, []string, func()) {
+		"python": func(t *testing.T, m mount, _ string, env *[]string) ([]string, func()) {
 			python := lookPath(t, "python3", "install python3")
 			// Vault Agent replaces its file in one step.
 			file, written := filepath.Join(t.TempDir(), "token"), filepath.Join(t.TempDir(), "token")
@@ -265,22 +264,23 @@ func TestExampleClientsOfSignals(t *testing.T) {
 				require.NoError(t, os.Rename(written, file))
 			}
 			replace()
-			env := []string{"SNOWPLOW_TOKEN_FILE=" + file}
+			*env = append(*env, "SNOWPLOW_TOKEN_FILE="+file)
 			if exec.Command(python, "-c", "import snowplow_signals").Run() != nil {
 				standIn, err := filepath.Abs("testdata/signals")
 				require.NoError(t, err)
-				env = append(env, "PYTHONPATH="+standIn, "PYTHONDONTWRITEBYTECODE=1")
+				*env = append(*env, "PYTHONPATH="+standIn, "PYTHONDONTWRITEBYTECODE=1")
 			}
-			return []string{python, "signals.py"}, env, replace
+			return []string{python, "signals.py"}, replace
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			dir := "../examples/clients/" + name
 			m, console, login, env := clientMount(t, "5s")
-			command, more, replace := prepare(t, m, dir)
 			signals := newSignalsAPI(t, console)
-			client := startClient(t, clientCommand(dir, append(append(env, more...), "SIGNALS_API_URL="+signals.url), append(command, "shop", "user_id")...))
+			env = append(env, "SIGNALS_API_URL="+signals.url)
+			command, replace := prepare(t, m, dir, &env)
+			client := startClient(t, clientCommand(dir, env, append(command, "shop", "user_id")...))
 			for range 3 {
 				require.JSONEq(t, `{"user":"u-1"}`, client.ask(t, "u-1"))
 			}

@@ -238,6 +238,7 @@ type faultyStorage struct {
 	slowOn string
 	takes  time.Duration
 	after  bool // it hangs when its work is done
+	stores bool // a put that fails has stored its entry
 	calls  int
 }
 
@@ -320,10 +321,11 @@ func (s *faultyStorage) Get(ctx context.Context, key string) (*logical.StorageEn
 }
 
 func (s *faultyStorage) Put(ctx context.Context, entry *logical.StorageEntry) error {
-	if err := s.called("put", entry.Key); err != nil {
+	err := s.called("put", entry.Key)
+	if err != nil && !s.stores {
 		return err
 	}
-	return s.Storage.Put(ctx, entry)
+	return errors.Join(err, s.Storage.Put(ctx, entry))
 }
 
 func (s *faultyStorage) Delete(ctx context.Context, key string) error {

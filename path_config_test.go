@@ -296,6 +296,21 @@ func TestAWriteThatLeavesTheCredentialAloneKeepsTheCachedJWT(t *testing.T) {
 	assert.NotEqual(t, first, m.mustRead("token").Data["access_token"], "a credential that was written again is a new one")
 }
 
+func TestAWriteThatWasStoredButReportedAsFailedIsRead(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		m, _ := mountWithTeam(t)
+		m.storage.stores = true
+		m.storage.fail("put")
+		for path, status := range map[string]string{"config": "status", "roles/team": "status/team"} {
+			m.mustRead(status)
+			code, _ := m.refused(logical.UpdateOperation, path, map[string]any{"api_key_id": "new", "api_key": "new-secret", "verify_connection": false})
+			assert.Equal(t, 500, code)
+			assert.Equal(t, "new", m.mustRead(status).Data["api_key_id"])
+		}
+	})
+}
+
 func TestAVerificationIsTriedAgain(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

@@ -101,6 +101,7 @@ func TestOddAnswersThatAreAccepted(t *testing.T) {
 				assert.Equal(t, test.validity, token.Validity)
 				assert.Equal(t, time.Now().Add(test.validity).UTC(), token.ExpiresAt)
 				assert.True(t, time.Now().Equal(token.ObtainedAt))
+				assert.False(t, token.IssuedAt.IsZero())
 			})
 		})
 	}

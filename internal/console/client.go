@@ -96,8 +96,8 @@ type proxyError struct{ status int }
 
 func (e proxyError) Error() string { return "the proxy answered with status " + statusLine(e.status) }
 
-// ParseCACert reads a bundle of PEM certificates. Beside them it may hold blank lines and lines that begin with #:
-// anything else is a block that was damaged, and would be trusted less than its owner believes.
+// ParseCACert reads a bundle of PEM certificates. Between them it may have blank lines and lines that begin with #:
+// anything else is a damaged block, which would silently not be trusted.
 func ParseCACert(bundle string) ([]*x509.Certificate, error) {
 	if len(bundle) > maxCACert {
 		return nil, fmt.Errorf("ca_cert must be at most %d bytes long", maxCACert)
@@ -165,14 +165,14 @@ func (c *Client) Exchange(ctx context.Context, request Request) (Token, error) {
 		case failed == nil:
 			return token, nil
 		}
-		wants := func() bool {
+		again := func() bool {
 			return failed.Transient() && !failed.permanent && retries < maxRetries && request.Retry != nil && request.Retry()
 		}
 		pause := failed.RetryAfter
 		if pause == 0 {
 			pause = time.Duration(retries+1) * (retryPauseMin + rand.N(retryPauseMax-retryPauseMin))
 		}
-		if deadline, _ := bounded.Deadline(); !wants() || !time.Now().Add(pause).Before(deadline) {
+		if deadline, _ := bounded.Deadline(); !again() || !time.Now().Add(pause).Before(deadline) {
 			return Token{}, failed
 		}
 		select {
@@ -180,7 +180,7 @@ func (c *Client) Exchange(ctx context.Context, request Request) (Token, error) {
 			return Token{}, fmt.Errorf("exchanging the credential for a token: %w", ctx.Err())
 		case <-time.After(pause):
 		}
-		if !wants() {
+		if !again() {
 			return Token{}, failed
 		}
 	}

@@ -38,7 +38,7 @@ type Credential struct {
 	// reached.
 	ID             string `json:"id,omitempty"`
 	Version        string `json:"credentials_version"`
-	OrganizationID string `json:"organization_id,omitempty"` // empty on a role: config's holds
+	OrganizationID string `json:"organization_id,omitempty"` // empty on a role: that of config
 
 	// The ID, user name and client ID are no secrets, but a secret may be pasted into the wrong field.
 	APIKeyID     redact.Secret `json:"api_key_id,omitzero"`

@@ -1,6 +1,7 @@
 package console
 
 import (
+	"encoding/json"
 	"strings"
 	"testing"
 	"time"
@@ -23,6 +24,9 @@ func TestFieldsCoverTheStruct(t *testing.T) {
 	}, c)
 	assert.Equal(t, []string{"api_key", "password", "client_secret"}, c.secrets())
 	assert.False(t, c.Empty())
+	stored, err := json.Marshal(Credential{Version: V2, APIKey: c.APIKey, WrittenFor: "https://a:443"})
+	require.NoError(t, err)
+	assert.JSONEq(t, `{"credentials_version": "v2", "api_key": "api_key", "written_for": "https://a:443"}`, string(stored))
 }
 
 // written is the Getter of a write with these fields; nil is a patch's null.

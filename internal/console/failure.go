@@ -35,7 +35,7 @@ var Reasons = []Reason{
 	ReasonUnknownOrganization, ReasonRejected, ReasonUpstream,
 }
 
-// Error is a failed exchange. It wraps no cause on purpose: what a server or a proxy says can hold a secret, so only
+// Error is a failed exchange. It wraps no cause on purpose: what a server or a proxy says can repeat a secret, so only
 // the filtered message is passed on.
 type Error struct {
 	Reason Reason
@@ -88,7 +88,7 @@ func (e *exchange) redirected(how string) *Error {
 	return failed
 }
 
-// unreachable tells an operator where to look: the address, and what stands between Vault and it.
+// unreachable says where an operator should look: the address, and what stands between Vault and it.
 func (e *exchange) unreachable(format string, args ...any) *Error {
 	return e.errorf(ReasonUnreachable, "is unreachable: %s: check %s, egress from Vault, and the proxy variables of the plugin's environment",
 		fmt.Sprintf(format, args...), e.urlField())

@@ -80,7 +80,7 @@ func exchangeAt(url, version string) Request {
 	}
 }
 
-// exchangeWith makes one exchange with u, by a client of its own.
+// exchangeWith makes one exchange with u.
 func exchangeWith(t *testing.T, u *consoletest.Upstream, version string) (Token, error) {
 	t.Helper()
 	return newClient(t, "", u.Dial).Exchange(t.Context(), exchangeAt(u.URL, version))

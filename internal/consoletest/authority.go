@@ -22,7 +22,7 @@ type Authority struct {
 	key         *ecdsa.PrivateKey
 }
 
-// NewAuthority makes a CA with a key of its own.
+// NewAuthority makes a CA.
 func NewAuthority(t testing.TB) *Authority {
 	t.Helper()
 	a := &Authority{}

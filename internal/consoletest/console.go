@@ -180,14 +180,14 @@ func (c *Console) SetValidity(d time.Duration) {
 	c.validity = d
 }
 
-// Exchanges tells how many exchanges have arrived, whatever their answer.
+// Exchanges returns how many exchanges have arrived, whatever their answer.
 func (c *Console) Exchanges() int {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.exchanges
 }
 
-// ExchangesOf tells how many of them named this API key ID or, for v1, this
+// ExchangesOf returns how many of them named this API key ID or, for v1, this
 // username. A v2 exchange counts for the key that has its secret, if any.
 func (c *Console) ExchangesOf(id string) int {
 	c.mu.Lock()
@@ -206,8 +206,8 @@ func (c *Console) LastRequest() *http.Request {
 	return c.lastRequest.Clone(context.Background())
 }
 
-// exchange records a request before anything else happens to it, so that the
-// counts hold for held and failing exchanges too.
+// exchange records a request before anything else happens to it, so that
+// held and failing exchanges count, too.
 func (c *Console) exchange(identify func(*http.Request) string, answer http.HandlerFunc) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		_ = r.ParseForm() // what cannot be read is missing, and refused as such

@@ -36,7 +36,7 @@ func (c *Console) FailAlways(fault http.Handler) {
 	c.faults.always = fault
 }
 
-// Intercept shows every exchange to f first, which tells whether it has
+// Intercept shows every exchange to f first, which reports whether it has
 // answered. If it has, no fault of FailNext is used up. Nil ends that.
 func (c *Console) Intercept(f func(w http.ResponseWriter, r *http.Request) bool) {
 	c.mu.Lock()
@@ -113,7 +113,7 @@ func (c *Console) wait(r *http.Request) bool {
 	return true
 }
 
-// intercepted tells whether a fault has answered the exchange. Faults run
+// intercepted reports whether a fault has answered the exchange. Faults run
 // outside the lock: they may take their time.
 func (c *Console) intercepted(w http.ResponseWriter, r *http.Request) bool {
 	c.mu.Lock()

@@ -34,7 +34,7 @@ func (c *Console) Mint(claims map[string]any) string {
 	return signed + "." + encode(c.sign(signed))
 }
 
-// Issued tells which API key or, for v1, which username a JWT was exchanged
+// Issued returns which API key or, for v1, which username a JWT was exchanged
 // for. It is not ok if this Console did not sign the JWT.
 func (c *Console) Issued(jwt string) (keyID string, ok bool) {
 	claims, ok := c.verify(jwt)

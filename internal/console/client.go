@@ -96,7 +96,7 @@ type proxyError struct{ status int }
 
 func (e proxyError) Error() string { return "the proxy answered with status " + statusLine(e.status) }
 
-// ParseCACert reads a bundle of PEM certificates. Between them it may have blank lines and lines that begin with #:
+// ParseCACert reads a bundle of PEM certificates. Around them it may have blank lines and lines that begin with #:
 // anything else is a damaged block, which would silently not be trusted.
 func ParseCACert(bundle string) ([]*x509.Certificate, error) {
 	if len(bundle) > maxCACert {

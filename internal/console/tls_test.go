@@ -149,6 +149,7 @@ func TestCACertBundles(t *testing.T) {
 		"a private key":                   {block("PRIVATE KEY", []byte("canary")), notX509},
 		"text before a certificate":       {"canary\n" + good, notWhole},
 		"text between certificates":       {good + "canary\n" + good, notWhole},
+		"one that is cut off first":       {good[:len(good)/2] + "\n" + good, notWhole},
 		"cut off":                         {good[:len(good)/2], notWhole},
 		"no X.509 in it":                  {block("CERTIFICATE", []byte("canary")), notX509},
 		"a request":                       {block("CERTIFICATE REQUEST", der), notX509},

@@ -100,6 +100,15 @@ func TestCloseDuringAnExchange(t *testing.T) {
 		t.Run(strings.Join(protocols, " and "), func(t *testing.T) {
 			t.Parallel()
 			u := consoletest.OnTLS(t, &tls.Config{Certificates: []tls.Certificate{ca.Certify(t, nil)}, NextProtos: protocols})
+			client := newClient(t, ca.PEM(), nil)
+			u.FailNext(1, consoletest.Status(http.StatusServiceUnavailable, "", nil))
+			request := exchangeAt(u.URL, V3)
+			request.Retry = func() bool {
+				client.Close() // before the try that opens the next connection
+				return true
+			}
+			_, err := client.Exchange(t.Context(), request)
+			require.NoError(t, err)
 			for range 8 {
 				client := newClient(t, ca.PEM(), nil)
 				hold := u.Hold()

@@ -60,6 +60,10 @@ func TestEachWriteOfACredentialGivesItANewID(t *testing.T) {
 		require.NoError(t, err, name)
 		assert.Equal(t, test.want, c.ID, name)
 	}
+	c := Credential{Version: V3, OrganizationID: "org"}
+	_, err := c.Merge(written(map[string]any{"api_key_id": "id", "api_key": "key"}), V3, Write{ID: "new"})
+	require.NoError(t, err)
+	assert.Equal(t, "new", c.ID, "the first key")
 }
 
 func TestMergeRefusesHalfACredential(t *testing.T) {
@@ -88,6 +92,7 @@ func TestMergeRefusesHalfACredential(t *testing.T) {
 		"a longer one":              {whole, map[string]any{"api_key": long + "x"}, "api_key must be at most 4096 bytes long"},
 		"the key as its ID":         {Credential{}, map[string]any{"api_key_id": "key", "api_key": "key"}, "api_key_id has the same value as a secret"},
 		"the key as organization":   {whole, map[string]any{"organization_id": "key"}, "organization_id has the same value as a secret"},
+		"an organization of dots":   {whole, map[string]any{"organization_id": ".."}, "organization_id must be one path segment"},
 		"an organization of a path": {whole, map[string]any{"organization_id": "../x"}, "organization_id must be one path segment"},
 		"a long organization":       {whole, map[string]any{"organization_id": strings.Repeat("x", maxOrganizationID)}, ""},
 		"a longer organization":     {whole, map[string]any{"organization_id": strings.Repeat("x", maxOrganizationID+1)}, "at most 256 characters"},
@@ -160,7 +165,7 @@ func TestACredentialIsBoundToTheURLsItWasWrittenFor(t *testing.T) {
 		assert.NoError(t, c.MayGoTo(test.to), name)
 	}
 	assert.NoError(t, Credential{Version: V3}.MayGoTo(home), "nothing can go astray")
-	assert.ErrorContains(t, Credential{Version: V3, APIKey: redact.NewSecret("key")}.MayGoTo(home), "bound to no URL")
+	assert.ErrorContains(t, Credential{Version: V3, APIKey: redact.NewSecret("key")}.MayGoTo(Endpoints{ConsoleURL: "https://[::1"}), "bound to no URL")
 }
 
 func TestTheSameKeyWheneverItWasWritten(t *testing.T) {

@@ -35,7 +35,7 @@ func (e Endpoints) forVersion(version string) (field, target string) {
 func ParseURL(field, raw string) (string, error) {
 	u, err := url.Parse(raw)
 	switch {
-	case err != nil, u.Opaque != "", u.Hostname() == "", !validPort(u):
+	case err != nil, u.Hostname() == "", !validPort(u):
 		return "", fmt.Errorf("%s must be a URL like %s", field, DefaultConsoleURL)
 	case !validHost(u.Hostname()):
 		return "", fmt.Errorf("%s has a host that is not a valid DNS name: write international names as xn--…", field)

@@ -111,11 +111,12 @@ func TestCloseDuringAnExchange(t *testing.T) {
 			require.NoError(t, err)
 			for range 8 {
 				client := newClient(t, ca.PEM(), nil)
+				request.Retry = nil
 				hold := u.Hold()
 				ctx, cancel := context.WithCancel(t.Context())
 				exchanged := make(chan error, 1)
 				go func() {
-					_, err := client.Exchange(ctx, exchangeAt(u.URL, V3))
+					_, err := client.Exchange(ctx, request)
 					exchanged <- err
 				}()
 				<-hold.Started()

@@ -54,9 +54,12 @@ func TestAHandshakeThatFailsIsNamedByItsCause(t *testing.T) {
 		}, ca.PEM(), 0, []string{handshake, "certificate required", "check the TLS settings"}, allTries},
 		{"a handshake that is cut", func(t *testing.T) *consoletest.Upstream {
 			return consoletest.OnRaw(t, func(conn net.Conn) {
-				_, _ = conn.Read(make([]byte, 1))
+				_, _ = conn.Read(make([]byte, 1<<14)) // all of it: else the kernel resets the connection
 				_, _ = conn.Write([]byte{22, 3, 3, 0, 122, 2})
 			})
+		}, ca.PEM(), 0, []string{handshake, wasCut}, allTries},
+		{"a handshake that is closed", func(t *testing.T) *consoletest.Upstream {
+			return consoletest.OnRaw(t, func(conn net.Conn) { _, _ = conn.Read(make([]byte, 1<<14)) })
 		}, ca.PEM(), 0, []string{handshake, wasCut}, allTries},
 		{"a handshake that is reset", func(t *testing.T) *consoletest.Upstream {
 			return consoletest.OnRaw(t, func(conn net.Conn) {

@@ -10,10 +10,10 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"net/netip"
 	"regexp"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/hashicorp/go-hclog"
 )
@@ -77,7 +77,9 @@ func (c *console) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}}
 	exchange := exchangePath.FindStringSubmatch(r.URL.Path)
 	switch {
-	case !c.isMe(r.Host):
+	case !isPathTarget(r):
+		writeError(w, http.StatusBadRequest, "the request's target must be a path without dot segments, and at most a query")
+	case !c.isOwnHost(r.Host):
 		// A page in a browser can make a name of its own mean this address (DNS rebinding), and is then under that name.
 		writeError(w, http.StatusMisdirectedRequest, "this is not the host that was asked for")
 	case r.Method == http.MethodTrace || r.Method == http.MethodConnect:
@@ -89,26 +91,14 @@ func (c *console) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("WWW-Authenticate", "Bearer")
 		writeError(w, http.StatusUnauthorized, "the request has no token of this run of snowplow-exec: exchange its key pair for one")
 	default:
+		// From here on it may take any time: a body may be large and slow, an answer a stream.
+		_ = http.NewResponseController(w).SetReadDeadline(time.Time{}) // fails only if the client has gone
 		if err := makeReplayable(r); err != nil {
 			writeError(w, http.StatusBadRequest, "the request's body could not be read")
 			return
 		}
 		c.forward.ServeHTTP(w, r)
 	}
-}
-
-// isMe says whether a request was meant for this listener.
-func (c *console) isMe(host string) bool {
-	name, port, err := net.SplitHostPort(host)
-	if err != nil {
-		name, port = strings.Trim(host, "[]"), "80"
-	}
-	me := c.address.(*net.TCPAddr)
-	if port != portOf(me) {
-		return false
-	}
-	ip, err := netip.ParseAddr(name)
-	return strings.EqualFold(name, "localhost") || err == nil && ip.Unmap() == me.AddrPort().Addr().Unmap()
 }
 
 // exchange answers as Console does, for this run's key pair and the token's organization alone.

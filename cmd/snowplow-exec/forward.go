@@ -53,8 +53,10 @@ func newForwarder(source *tokenSource, transport http.RoundTripper, logger hclog
 	target := source.consoleURL()
 	return &httputil.ReverseProxy{
 		Rewrite: func(r *httputil.ProxyRequest) {
+			// Nothing of the target but path and query, the query also where Go cannot parse it.
+			in := r.In.URL
+			r.Out.URL = &url.URL{Path: in.Path, RawPath: in.RawPath, RawQuery: in.RawQuery, ForceQuery: in.ForceQuery}
 			r.SetURL(target)
-			r.Out.URL.RawQuery = r.In.URL.RawQuery // also what Go cannot parse
 			// Another protocol could not be watched for the JWT.
 			r.Out.Header.Del("Connection")
 			r.Out.Header.Del("Upgrade")

@@ -34,7 +34,7 @@ func TestRequestsArriveAsTheyWereSent(t *testing.T) {
 		_, _ = io.WriteString(w, "answer")
 	})
 	for _, method := range []string{"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "QUERY"} {
-		const path = "/api/msc/v1//organizations/a%2Fb/../c;d?x=1;y=%zz&x=2&&z"
+		const path = "/api/msc/v1//organizations/a%2Fb/c;d?x=1;y=%zz&x=2&&z"
 		sent := "body of " + method
 		if method == "GET" || method == "HEAD" {
 			sent = ""

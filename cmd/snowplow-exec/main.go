@@ -40,10 +40,11 @@ const (
 )
 
 const (
-	defaultListen     = "127.0.0.1:0"
-	readHeaderTimeout = 10 * time.Second
-	idleTimeout       = 2 * time.Minute
-	maxHeaderBytes    = 64 << 10
+	defaultListen = "127.0.0.1:0"
+	// authorizeTimeout is how long a request may take until it is authorized, with its body.
+	authorizeTimeout = 10 * time.Second
+	idleTimeout      = 2 * time.Minute
+	maxHeaderBytes   = 64 << 10
 )
 
 const usage = `Usage: snowplow-exec [options] [--] COMMAND [ARG...]
@@ -145,12 +146,12 @@ func run(args []string, stdout, stderr io.Writer) int {
 	return code
 }
 
-// newServer limits what a client can take up: headers in size and time, but not bodies, which may be large and slow.
+// newServer limits what a client can take up. ServeHTTP lifts the limit in time for a request that is authorized.
 func newServer(handler http.Handler) *http.Server {
 	return &http.Server{
 		Handler:                      handler,
 		DisableGeneralOptionsHandler: true, // it answers "OPTIONS *" without asking the handler
-		ReadHeaderTimeout:            readHeaderTimeout,
+		ReadTimeout:                  authorizeTimeout,
 		IdleTimeout:                  idleTimeout,
 		MaxHeaderBytes:               maxHeaderBytes,
 		ErrorLog:                     log.New(io.Discard, "", 0), // it can quote what was sent

@@ -1,0 +1,129 @@
+package main
+
+import (
+	"bufio"
+	"encoding/pem"
+	"fmt"
+	"io"
+	"log"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+// front is a server that answers for Console and for the host of someone else, and notes what arrives for either.
+type front struct {
+	*httptest.Server
+	arrived chan string
+}
+
+func startFront(t *testing.T, start func(*httptest.Server)) *front {
+	f := &front{arrived: make(chan string, 1)}
+	f.Server = httptest.NewUnstartedServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		f.arrived <- r.Host + " " + r.RequestURI
+	}))
+	f.Config.DisableGeneralOptionsHandler = true
+	f.Config.ErrorLog = log.New(io.Discard, "", 0)
+	start(f.Server)
+	t.Cleanup(f.Close)
+	return f
+}
+
+// sendRaw sends a request as it is, and returns the answer's status.
+func (c *testConsole) sendRaw(t *testing.T, request string) int {
+	t.Helper()
+	conn, err := net.Dial("tcp", c.address.String())
+	require.NoError(t, err)
+	defer conn.Close()
+	_, err = io.WriteString(conn, request)
+	require.NoError(t, err)
+	response, err := http.ReadResponse(bufio.NewReader(conn), nil)
+	require.NoError(t, err, "%q", request)
+	_ = response.Body.Close()
+	return response.StatusCode
+}
+
+func TestOnlyAPathAndAQueryReachConsole(t *testing.T) {
+	t.Parallel()
+	// OWN is the address of snowplow-exec. Where no status is given, the target is refused with 400.
+	for name, start := range map[string]func(*httptest.Server){"http": (*httptest.Server).Start, "https": (*httptest.Server).StartTLS} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			f := startFront(t, start)
+			ca := ""
+			if f.Certificate() != nil {
+				ca = filepath.Join(t.TempDir(), "ca.pem")
+				block := &pem.Block{Type: "CERTIFICATE", Bytes: f.Certificate().Raw}
+				require.NoError(t, os.WriteFile(ca, pem.EncodeToMemory(block), 0o600))
+			}
+			transport, err := newTransport(ca)
+			require.NoError(t, err)
+			t.Cleanup(transport.CloseIdleConnections)
+			c := startConsole(t, f.URL+"/base", transport, newJWT())
+			try := func(line string, want int, arrives string) {
+				request := strings.ReplaceAll(fmt.Sprintf("%s\r\nHost: OWN\r\nAuthorization: Bearer %s\r\nConnection: close\r\n\r\n", line, c.standIn), "OWN", c.address.String())
+				got, at := c.sendRaw(t, request), ""
+				select {
+				case at = <-f.arrived:
+				default:
+				}
+				assert.Equal(t, want, got, "%q", line)
+				if arrives != "" {
+					arrives = f.Listener.Addr().String() + " " + arrives
+				}
+				assert.Equal(t, arrives, at, "%q", line)
+			}
+			for target, wire := range map[string]string{
+				"/":                                    "/base/",
+				"/?":                                   "/base/?",
+				"/a?b=c":                               "/base/a?b=c",
+				"/a//b%2Fc;d=e/.f/..g/.../h:i@j%20":    "/base/a//b%2Fc;d=e/.f/..g/.../h:i@j%20",
+				"/a?b=../..\\http://other.example;%zz": "/base/a?b=../..\\http://other.example;%zz",
+				"/%252C/100%25":                        "/base/%252C/100%25",
+				"http://OWN":                           "/base/",
+				"http://OWN?a=b":                       "/base/?a=b",
+				"http://OWN/a?b=c":                     "/base/a?b=c",
+				"HTTP://OWN/a":                         "/base/a",
+			} {
+				try("GET "+target+" HTTP/1.1", 200, wire)
+			}
+			for _, target := range []string{
+				"http://other.example/", "http://other.example", "http://other.example:80/a", "http://127.0.0.1:1/", "http://127.0.0.1/",
+			} {
+				try("GET "+target+" HTTP/1.1", 421, "")
+			}
+			for _, target := range []string{
+				"x:http://other.example/steal", "http:http://other.example/", "http:a", "http:/a", "http:", "http:///a", "x:/a", "x:", "mailto:a@b",
+				"https://OWN/", "https://other.example/", "ftp://OWN/", "x://OWN/",
+				"http://user@OWN/", "http://OWN@other.example/", "http://user:password@OWN/", "http://@OWN/",
+				"*", "OWN", "other.example:443", "other.example", "?", "?a=b", "a",
+				"//other.example/", "//OWN/", "///a", "/%2fother.example", "/%2Fother.example/", "/%252fother.example", "http://OWN//other.example/",
+				"/..", "/.", "/a/..", "/a/../b", "/a/./b", "/../base2/a", "/a/%2e%2e/b", "/a/%2E./b", "/a/.%2e/", "/%2e", "/a%2f..%2fb", "/..%2fb",
+				"/a/%252e%252e/b", "/a%252f..%252fb", "/a/..;/b", "/a/..;x=y/b", "/a/..%3b/b", "http://OWN/a/../b", "http://OWN/..",
+				"/a\\..\\b", "/a%5c..%5cb", "/\\other.example", "/%5cother.example", "/%5c%5cother.example", "/a/%255c..",
+				"/a/..%00/b", "/a%0d%0aHost:other.example", "/%c0%ae%c0%ae/", "/a#b", "/a?b#c", "http://OWN#a", "/a%zz", "/a\tb", "/a\rb",
+			} {
+				try("GET "+target+" HTTP/1.1", 400, "")
+			}
+			for line, want := range map[string]int{
+				"OPTIONS * HTTP/1.1":                    400,
+				"CONNECT other.example:443 HTTP/1.1":    400,
+				"CONNECT OWN HTTP/1.1":                  400,
+				"CONNECT http://other.example HTTP/1.1": 400,
+				"CONNECT /a HTTP/1.1":                   405,
+				"PRI * HTTP/2.0":                        400,
+				"GET  / HTTP/1.1":                       400,
+				"GET / / HTTP/1.1":                      400,
+			} {
+				try(line, want, "")
+			}
+		})
+	}
+}

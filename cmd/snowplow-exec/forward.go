@@ -19,6 +19,8 @@ import (
 
 	"github.com/hashicorp/go-cleanhttp"
 	"github.com/hashicorp/go-hclog"
+
+	"github.com/snowplow-vault/vault-plugin-secrets-snowplow/internal/proxy"
 )
 
 // answerTimeout is how long Console may take to begin its answer. Bodies may take any time.
@@ -27,6 +29,13 @@ const answerTimeout = 5 * time.Minute
 // newTransport makes the transport to Console. Proxies are the environment's, never for a loopback address.
 func newTransport(caCert string) (*http.Transport, error) {
 	transport := cleanhttp.DefaultPooledTransport()
+	transport.Proxy = proxy.FromEnvironment
+	transport.OnProxyConnectResponse = func(_ context.Context, _ *url.URL, _ *http.Request, answer *http.Response) error {
+		if answer.StatusCode != http.StatusOK { // Go would quote the proxy's text, which can repeat the password for it
+			return fmt.Errorf("the proxy answered with status %d", answer.StatusCode)
+		}
+		return nil
+	}
 	transport.TLSClientConfig = &tls.Config{MinVersion: tls.VersionTLS12}
 	transport.ResponseHeaderTimeout = answerTimeout
 	transport.DisableCompression = true // what the command asks for is what it gets

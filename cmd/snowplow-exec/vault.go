@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"net/netip"
 	"net/url"
 	"regexp"
 	"strings"
@@ -15,6 +14,8 @@ import (
 	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/vault/api"
 	"github.com/hashicorp/vault/api/cliconfig"
+
+	"github.com/snowplow-vault/vault-plugin-secrets-snowplow/internal/proxy"
 )
 
 const (
@@ -133,9 +134,7 @@ func parseConsoleURL(raw string) (*url.URL, error) {
 	if err != nil || u.Host == "" || u.User != nil || u.RawQuery != "" || u.Fragment != "" {
 		return nil, errors.New("it must be a URL of a scheme, a host and, if need be, a path")
 	}
-	ip, _ := netip.ParseAddr(u.Hostname())
-	loopback := strings.EqualFold(u.Hostname(), "localhost") || ip.Unmap().IsLoopback()
-	if u.Scheme != "https" && (u.Scheme != "http" || !loopback) {
+	if u.Scheme != "https" && (u.Scheme != "http" || !proxy.IsLoopback(u.Hostname())) {
 		return nil, fmt.Errorf("%s must begin with https (http only on a loopback address)", raw)
 	}
 	return u, nil

@@ -17,6 +17,8 @@ import (
 	"time"
 
 	"github.com/hashicorp/go-cleanhttp"
+
+	"github.com/snowplow-vault/vault-plugin-secrets-snowplow/internal/proxy"
 )
 
 const (
@@ -54,13 +56,7 @@ func NewClient(transport http.RoundTripper, userAgent string) *Client {
 func NewTransport(caCert string) (http.RoundTripper, error) {
 	transport := cleanhttp.DefaultPooledTransport()
 	transport.TLSClientConfig = &tls.Config{MinVersion: tls.VersionTLS12}
-	transport.Proxy = func(request *http.Request) (*url.URL, error) {
-		// Go exempts localhost in lower case only, and plain http is for this machine only.
-		if isLoopback(request.URL.Hostname()) {
-			return nil, nil
-		}
-		return http.ProxyFromEnvironment(request)
-	}
+	transport.Proxy = proxy.FromEnvironment
 	// For one small request now and then, HTTP/2 gains nothing, and its connections would outlive their mount.
 	transport.ForceAttemptHTTP2 = false
 	// The exchange as a whole is bounded by request_timeout; a shorter bound within it would blur "no answer".

@@ -12,6 +12,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/snowplow-vault/vault-plugin-secrets-snowplow/internal/proxy"
 	"github.com/snowplow-vault/vault-plugin-secrets-snowplow/internal/redact"
 )
 
@@ -100,7 +101,12 @@ func (e *exchange) broken(err, handshake error) *Error {
 	var dns *net.DNSError
 	var op *net.OpError
 	_ = errors.As(err, &op)
+	var variable proxy.VariableError
 	switch {
+	case errors.As(err, &variable):
+		failed := e.unreachable("%s", variable)
+		failed.permanent = true
+		return failed
 	case handshake != nil:
 		return e.tlsFailed(handshake)
 	case op != nil && op.Op == "remote error": // an alert after the handshake: a client certificate is asked for

@@ -55,17 +55,17 @@ func exchangeInChild(t *testing.T, target, caCert string, env ...string) string 
 	return answer
 }
 
-// proxy is an HTTP proxy that leads every tunnel to one address, and notes what it is asked in clear.
-type proxy struct {
+// fakeProxy is an HTTP proxy that leads every tunnel to one address, and notes what it is asked in clear.
+type fakeProxy struct {
 	url string
 
 	mu    sync.Mutex
 	asked string
 }
 
-func newProxy(t *testing.T, to string) *proxy {
+func newProxy(t *testing.T, to string) *fakeProxy {
 	t.Helper()
-	p := &proxy{}
+	p := &fakeProxy{}
 	server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		p.mu.Lock()
 		p.asked += fmt.Sprintf("%s %s %v\n", r.Method, r.RequestURI, r.Header)
@@ -99,7 +99,7 @@ func newProxy(t *testing.T, to string) *proxy {
 	return p
 }
 
-func (p *proxy) String() string {
+func (p *fakeProxy) String() string {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.asked
@@ -130,21 +130,14 @@ func TestProxyOfTheEnvironment(t *testing.T) {
 			assert.Contains(t, answer, "cannot be resolved")
 			assert.Empty(t, p.String())
 		}},
-		{"a loopback address in upper case", func(t *testing.T) {
-			// Go itself exempts localhost in lower case alone, and the request is in clear.
-			p := newProxy(t, address)
-			answer := exchangeInChild(t, "http://LOCALHOST:1", "", "HTTP_PROXY="+p.url)
-			assert.Contains(t, answer, "is unreachable")
-			assert.Empty(t, p.String())
-		}},
 		{"a proxy that does not listen", func(t *testing.T) {
 			answer := exchangeInChild(t, target, "", "HTTPS_PROXY=http://user:canary@"+consoletest.RefusingAddress(t))
 			assert.Contains(t, answer, "is unreachable: the proxy cannot be reached")
 			assert.Empty(t, consoletest.TraceOfCanary(answer))
 		}},
 		{"a proxy that is no URL", func(t *testing.T) {
-			answer := exchangeInChild(t, target, "", "HTTPS_PROXY=http://user:canary@[::1")
-			assert.Contains(t, answer, "Snowplow Console at "+target)
+			answer := exchangeInChild(t, target, "", "HTTPS_PROXY=http://user:canary%@127.0.0.1:1")
+			assert.Contains(t, answer, "is unreachable: the proxy variable HTTPS_PROXY is not a valid URL")
 			assert.Empty(t, consoletest.TraceOfCanary(answer))
 		}},
 		{"a proxy that refuses and echoes", func(t *testing.T) {

@@ -1,0 +1,63 @@
+// Package proxy chooses the proxy of a request from the environment, as net/http does but for two things: no spelling of
+// a loopback address is ever proxied, and a variable that is not a URL fails the request instead of being ignored.
+package proxy
+
+import (
+	"net/http"
+	"net/netip"
+	"net/url"
+	"os"
+	"strings"
+
+	"golang.org/x/net/http/httpproxy"
+)
+
+// VariableError reports that the variable which decides on the proxy is not a URL. It does not contain the value, which
+// can hold a password.
+type VariableError struct{ Name string }
+
+func (e VariableError) Error() string {
+	return "the proxy variable " + e.Name + " is not a valid URL (write a % in its user name or password as %25)"
+}
+
+// FromEnvironment is for http.Transport.Proxy. It reads the environment at each call.
+func FromEnvironment(request *http.Request) (*url.URL, error) {
+	target := request.URL
+	if IsLoopback(target.Hostname()) {
+		return nil, nil
+	}
+	name, value := variable(target.Scheme)
+	chosen, err := choose(target, value)
+	if err != nil || value == "" || chosen != nil && chosen.Hostname() != "" {
+		return chosen, err
+	}
+	// The value is no URL, or NO_PROXY excludes the target: then a valid URL changes nothing.
+	if chosen, err := choose(target, "http://proxy.invalid"); chosen == nil {
+		return nil, err
+	}
+	return nil, VariableError{name}
+}
+
+// variable returns the variable for a scheme or for exceptions (NO_PROXY), with its value. The name in upper case wins, as
+// in net/http; golang.org/x/net prefers the other by itself.
+func variable(kind string) (name, value string) {
+	name = strings.ToUpper(kind) + "_PROXY"
+	if value = os.Getenv(name); value == "" {
+		name = strings.ToLower(name)
+		value = os.Getenv(name)
+	}
+	return name, value
+}
+
+// choose decides as net/http does whether a target is proxied. The result is nil if it is not, or if proxy is no URL.
+func choose(target *url.URL, proxy string) (*url.URL, error) {
+	_, exceptions := variable("no")
+	config := httpproxy.Config{HTTPProxy: proxy, HTTPSProxy: proxy, NoProxy: exceptions, CGI: os.Getenv("REQUEST_METHOD") != ""}
+	return config.ProxyFunc()(target)
+}
+
+// IsLoopback reports whether a host is this machine: localhost in any case, or a loopback address.
+func IsLoopback(host string) bool {
+	address, err := netip.ParseAddr(host)
+	return strings.EqualFold(host, "localhost") || err == nil && address.IsLoopback()
+}

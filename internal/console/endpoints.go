@@ -8,6 +8,8 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+
+	"github.com/snowplow-vault/vault-plugin-secrets-snowplow/internal/proxy"
 )
 
 // Snowplow's public hosts.
@@ -41,7 +43,7 @@ func ParseURL(field, raw string) (string, error) {
 		return "", fmt.Errorf("%s has a host that is not a valid DNS name: write international names as xn--…", field)
 	case u.User != nil, strings.ContainsAny(raw, "?#@"):
 		return "", fmt.Errorf("%s must not have a query, a fragment or a user part", field)
-	case u.Scheme == "https", u.Scheme == "http" && isLoopback(u.Hostname()):
+	case u.Scheme == "https", u.Scheme == "http" && proxy.IsLoopback(u.Hostname()):
 		return strings.TrimRight(raw, "/"), nil
 	default:
 		return "", fmt.Errorf("%s must use https; http is accepted for a loopback address only", field)
@@ -63,11 +65,6 @@ func validPort(u *url.URL) bool {
 	}
 	_, err := strconv.ParseUint(cmp.Or(u.Port(), "443"), 10, 16)
 	return err == nil && u.Port() != "0"
-}
-
-func isLoopback(host string) bool {
-	address, err := netip.ParseAddr(host)
-	return strings.EqualFold(host, "localhost") || err == nil && address.IsLoopback()
 }
 
 // Origin returns the scheme, host and port of a URL (RFC 6454, section 4), or "" if it has none that can be compared.

@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
+	"slices"
 	"strings"
 	"sync"
 )
@@ -100,7 +101,7 @@ func commandEnvironment(caller, console []string) []string {
 		name, _, _ := strings.Cut(variable, "=")
 		set[name] = true
 	}
-	var environment []string
+	var environment, exceptions []string
 	proxied := false
 	for _, variable := range caller {
 		name, value, _ := strings.Cut(variable, "=")
@@ -109,15 +110,18 @@ func commandEnvironment(caller, console []string) []string {
 		case set[upper], strings.HasPrefix(upper, "VAULT_"), strings.HasPrefix(upper, "BAO_"),
 			upper == "ACTIONS_ID_TOKEN_REQUEST_TOKEN":
 			continue
+		case upper == "NO_PROXY":
+			if value != "" && !slices.Contains(exceptions, value) {
+				exceptions = append(exceptions, value)
+			}
+			continue
 		case upper == "HTTP_PROXY" || upper == "ALL_PROXY":
 			proxied = proxied || value != ""
-		case upper == "NO_PROXY" && value != "" && value != "*":
-			variable += "," + loopbackHosts
 		}
 		environment = append(environment, variable)
 	}
-	if proxied {
-		environment = addNoProxy(environment)
+	if proxied || len(exceptions) > 0 {
+		environment = append(environment, noProxy(exceptions)...)
 	}
 	return append(environment, console...)
 }
@@ -125,16 +129,11 @@ func commandEnvironment(caller, console []string) []string {
 // loopbackHosts are what a proxy must be left out for: it would see the key pair, and lead elsewhere.
 const loopbackHosts = "localhost,127.0.0.1,::1"
 
-// addNoProxy sets both spellings where there is none: programs differ in which they read.
-func addNoProxy(environment []string) []string {
-	for _, name := range []string{"NO_PROXY", "no_proxy"} {
-		there := false
-		for _, variable := range environment {
-			there = there || strings.HasPrefix(variable, name+"=") && variable != name+"="
-		}
-		if !there {
-			environment = append(environment, name+"="+loopbackHosts)
-		}
+// noProxy are the caller's exceptions and ours, in both spellings: programs differ in which they read.
+func noProxy(exceptions []string) []string {
+	all := strings.Join(append(exceptions, loopbackHosts), ",")
+	if slices.Contains(exceptions, "*") {
+		all = "*" // which counts by itself only
 	}
-	return environment
+	return []string{"NO_PROXY=" + all, "no_proxy=" + all}
 }

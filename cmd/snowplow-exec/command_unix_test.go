@@ -61,29 +61,21 @@ func TestExitCodes(t *testing.T) {
 	for name, tt := range map[string]struct {
 		args []string
 		code int
-		says string
+		says []string
 	}{
-		"success":            {[]string{"TOOL", "exit", "0"}, 0, ""},
-		"failure":            {[]string{"TOOL", "exit", "3"}, 3, ""},
-		"signal":             {[]string{"TOOL", "die"}, 128 + int(syscall.SIGTERM), ""},
-		"not found":          {[]string{"no-such-command"}, 127, "cannot run no-such-command: executable file not found"},
-		"not found, path":    {[]string{"./no-such-command"}, 127, "cannot run ./no-such-command: no such file"},
-		"no permission":      {[]string{write("data", "", 0o600)}, 126, "permission denied"},
-		"a folder":           {[]string{dir}, 126, "is a directory"},
-		"no program":         {[]string{write("text", "no program", 0o700)}, 126, "exec format error"},
-		"no program to read": {[]string{write("script", "#!/no/such/shell\n", 0o700)}, 127, "no such file"},
+		"success":            {[]string{"TOOL", "exit", "0"}, 0, nil},
+		"failure":            {[]string{"TOOL", "exit", "3"}, 3, nil},
+		"signal":             {[]string{"TOOL", "die"}, 128 + int(syscall.SIGTERM), nil},
+		"not found":          {[]string{"no-such-command"}, 127, []string{"cannot run no-such-command: executable file not found"}},
+		"not found, path":    {[]string{"./no-such-command"}, 127, []string{"cannot run ./no-such-command: no such file"}},
+		"no permission":      {[]string{write("data", "", 0o600)}, 126, []string{"permission denied"}},
+		"a folder":           {[]string{dir}, 126, []string{"is a directory"}},
+		"no program":         {[]string{write("text", "no program", 0o700)}, 126, []string{"exec format error"}},
+		"no program to read": {[]string{write("script", "#!/no/such/shell\n", 0o700)}, 127, []string{"no such file"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			p := newProcess(t, newVaultServer(t, consoletest.NewServer(t)), tt.args...)
-			code, _ := p.finish(t)
-			require.Equal(t, tt.code, code, "standard error: %s", &p.stderr)
-			if tt.says == "" {
-				require.Empty(t, p.stderr.String())
-			} else {
-				require.Contains(t, p.stderr.String(), tt.says)
-				require.Equal(t, 1, strings.Count(p.stderr.String(), "\n"), "one line: %s", &p.stderr)
-			}
+			newProcess(t, new(vaultServer).start(t), tt.args...).expect(t, tt.code, tt.says...)
 		})
 	}
 }
@@ -98,7 +90,7 @@ func TestSignalsArePassedOn(t *testing.T) {
 			defer signal.Stop(handled)
 		}
 	}
-	p := newProcess(t, newVaultServer(t, consoletest.NewServer(t)), "TOOL", "signals")
+	p := newProcess(t, new(vaultServer).start(t), "TOOL", "signals")
 	p.SysProcAttr = &syscall.SysProcAttr{Setsid: true} // no terminal
 	p.start(t)
 	require.Contains(t, p.line(t), "ready")
@@ -115,7 +107,7 @@ func TestSignalsArePassedOn(t *testing.T) {
 
 func TestASignalThatIsIgnoredStaysIgnored(t *testing.T) {
 	t.Parallel()
-	p := newProcess(t, newVaultServer(t, consoletest.NewServer(t)), "TOOL", "signals")
+	p := newProcess(t, new(vaultServer).start(t), "TOOL", "signals")
 	p.Args = append([]string{"sh", "-c", `trap "" HUP; exec "$0" "$@"`, p.Path}, p.Args[1:]...)
 	p.Path = "/bin/sh"
 	p.start(t)
@@ -129,10 +121,10 @@ func TestASignalThatIsIgnoredStaysIgnored(t *testing.T) {
 
 func TestServingWithoutACommand(t *testing.T) {
 	t.Parallel()
-	p := newProcess(t, newVaultServer(t, consoletest.NewServer(t)), "-listen=localhost:0")
+	p := newProcess(t, new(vaultServer).start(t), "-listen=localhost:0")
 	p.start(t)
 	variables := map[string]string{}
-	for range 5 {
+	for range 6 {
 		name, value, ok := strings.Cut(strings.TrimPrefix(p.line(t), "export SNOWPLOW_CONSOLE_"), "=")
 		require.True(t, ok)
 		variables[name] = value
@@ -141,6 +133,7 @@ func TestServingWithoutACommand(t *testing.T) {
 	require.Equal(t, variables["HOST"]+"/api/msc", variables["API_URL"])
 	require.True(t, strings.HasPrefix(variables["HOST"], "http://127.0.0.1:"), variables["HOST"])
 	standIn := exchange(variables["HOST"], variables["API_KEY_ID"], variables["API_KEY"])
+	require.Equal(t, standIn, variables["TOKEN"])
 	status, _ := get(variables["API_URL"]+"/v1/organizations", bearer(standIn))
 	require.Equal(t, 200, status)
 
@@ -153,13 +146,19 @@ func TestServingWithoutACommand(t *testing.T) {
 func TestEnvironmentOfTheCommand(t *testing.T) {
 	t.Parallel()
 	console := []string{"SNOWPLOW_CONSOLE_HOST=http://127.0.0.1:1"}
+	both := func(value string) []string { return []string{"NO_PROXY=" + value, "no_proxy=" + value} }
 	for name, tt := range map[string]struct{ caller, want []string }{
-		"Vault's":             {[]string{"A=1", "VAULT_ADDR=x", "vault_token=x", "BAO_TOKEN=x", "ACTIONS_ID_TOKEN_REQUEST_TOKEN=x", "VAULTED=2"}, []string{"A=1", "VAULTED=2"}},
-		"Console's":           {[]string{"SNOWPLOW_CONSOLE_HOST=x", "SNOWPLOW_CONSOLE_MANAGED_FROM=y"}, []string{"SNOWPLOW_CONSOLE_MANAGED_FROM=y"}},
-		"a proxy":             {[]string{"http_proxy=x"}, []string{"http_proxy=x", "NO_PROXY=" + loopbackHosts, "no_proxy=" + loopbackHosts}},
-		"no proxy":            {[]string{"HTTP_PROXY="}, []string{"HTTP_PROXY="}},
-		"a proxy not for all": {[]string{"ALL_PROXY=x", "no_proxy=a"}, []string{"ALL_PROXY=x", "no_proxy=a," + loopbackHosts, "NO_PROXY=" + loopbackHosts}},
-		"a proxy for nothing": {[]string{"ALL_PROXY=x", "no_proxy=*", "NO_PROXY=*"}, []string{"ALL_PROXY=x", "no_proxy=*", "NO_PROXY=*"}},
+		"Vault's":              {[]string{"A=1", "VAULT_ADDR=x", "vault_token=x", "BAO_TOKEN=x", "ACTIONS_ID_TOKEN_REQUEST_TOKEN=x", "VAULTED=2"}, []string{"A=1", "VAULTED=2"}},
+		"Console's":            {[]string{"SNOWPLOW_CONSOLE_HOST=x", "SNOWPLOW_CONSOLE_MANAGED_FROM=y"}, []string{"SNOWPLOW_CONSOLE_MANAGED_FROM=y"}},
+		"a proxy":              {[]string{"http_proxy=x"}, append([]string{"http_proxy=x"}, both(loopbackHosts)...)},
+		"no proxy":             {[]string{"HTTP_PROXY=", "NO_PROXY="}, []string{"HTTP_PROXY="}},
+		"exceptions":           {[]string{"ALL_PROXY=x", "NO_PROXY=a,b"}, append([]string{"ALL_PROXY=x"}, both("a,b,"+loopbackHosts)...)},
+		"in lower case":        {[]string{"no_proxy=a", "ALL_PROXY=x"}, append([]string{"ALL_PROXY=x"}, both("a,"+loopbackHosts)...)},
+		"in both":              {[]string{"no_proxy=a", "NO_PROXY=a"}, both("a," + loopbackHosts)},
+		"in both, not alike":   {[]string{"no_proxy=a", "NO_PROXY=b"}, both("a,b," + loopbackHosts)},
+		"in lower case alone":  {[]string{"no_proxy=a", "NO_PROXY="}, both("a," + loopbackHosts)},
+		"a proxy for nothing":  {[]string{"ALL_PROXY=x", "no_proxy=*"}, append([]string{"ALL_PROXY=x"}, both("*")...)},
+		"for nothing, in both": {[]string{"no_proxy=a", "NO_PROXY=*"}, both("*")},
 	} {
 		assert.Equal(t, append(tt.want, console...), commandEnvironment(tt.caller, console), name)
 	}

@@ -14,8 +14,6 @@ import (
 	"strings"
 	"sync"
 	"time"
-
-	"github.com/hashicorp/go-hclog"
 )
 
 const (
@@ -35,7 +33,6 @@ type console struct {
 	forward http.Handler
 	address net.Addr
 	path    string // in Vault, for messages
-	logger  hclog.Logger
 
 	apiKeyID, apiKey string
 
@@ -46,19 +43,19 @@ type console struct {
 // standIn is what the command gets for a JWT.
 type standIn struct{ jwt, value string }
 
-func newConsole(source *tokenSource, transport http.RoundTripper, address net.Addr, path string, logger hclog.Logger) *console {
+func newConsole(source *tokenSource, transport http.RoundTripper, address net.Addr, path string) *console {
 	return &console{
 		source:   source,
-		forward:  newForwarder(source, transport, logger),
+		forward:  newForwarder(source, transport),
 		address:  address,
 		path:     path,
-		logger:   logger,
 		apiKeyID: rand.Text(),
 		apiKey:   rand.Text(),
 	}
 }
 
-// variables are the environment variables that lead snowplow-cli and Snowtype to this console.
+// variables are the environment variables that lead snowplow-cli and Snowtype to this console, and the stand-in for curl
+// and scripts, which need no exchange.
 func (c *console) variables() []string {
 	url := "http://" + c.address.String()
 	return []string{
@@ -67,13 +64,14 @@ func (c *console) variables() []string {
 		"SNOWPLOW_CONSOLE_ORG_ID=" + c.source.organizationID(),
 		"SNOWPLOW_CONSOLE_API_KEY_ID=" + c.apiKeyID,
 		"SNOWPLOW_CONSOLE_API_KEY=" + c.apiKey,
+		"SNOWPLOW_CONSOLE_TOKEN=" + c.standInFor(c.source.peek().jwt),
 	}
 }
 
 // ServeHTTP never logs a header, a query or a body: each may hold a credential.
 func (c *console) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	w = &statusLogger{w, func(status int) {
-		c.logger.Debug("request", "method", r.Method, "path", r.URL.EscapedPath(), "status", status)
+		c.source.logger.Debug("request", "method", r.Method, "path", r.URL.EscapedPath(), "status", status)
 	}}
 	exchange := exchangePath.FindStringSubmatch(r.URL.Path)
 	switch {
@@ -165,19 +163,19 @@ func (c *console) authorized(r *http.Request) bool {
 // newStandIn has the header and the claims of the JWT, for a tool that reads them, and a signature that is random. What
 // is no JWT gets a stand-in that is random altogether.
 func newStandIn(jwt string) string {
-	signed, signature, ok := splitJWT(jwt)
+	headerAndClaims, signature, ok := splitJWT(jwt)
 	if !ok {
 		return rand.Text() + rand.Text()
 	}
 	random := make([]byte, max(minStandInBytes, base64.RawURLEncoding.DecodedLen(len(signature))))
 	_, _ = rand.Read(random) // never fails
-	return signed + "." + base64.RawURLEncoding.EncodeToString(random)
+	return headerAndClaims + "." + base64.RawURLEncoding.EncodeToString(random)
 }
 
 var compactJWT = regexp.MustCompile(`^([\w-]+\.[\w-]+)\.([\w-]+)$`)
 
 // splitJWT returns header and claims as they are signed, and the signature (RFC 7515, section 7.1).
-func splitJWT(s string) (signed, signature string, ok bool) {
+func splitJWT(s string) (headerAndClaims, signature string, ok bool) {
 	parts := compactJWT.FindStringSubmatch(s)
 	if parts == nil {
 		return "", "", false

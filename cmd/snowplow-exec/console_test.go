@@ -2,19 +2,25 @@ package main
 
 import (
 	"bufio"
+	"bytes"
 	"context"
+	"crypto/x509"
+	"encoding/pem"
 	"errors"
 	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"github.com/hashicorp/go-hclog"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
@@ -27,6 +33,9 @@ type testConsole struct {
 	URL     string
 	standIn string // for the first JWT
 	client  *http.Client
+	// transport leads to Console.
+	transport *http.Transport
+	log       bytes.Buffer
 
 	mu    sync.Mutex
 	jwt   string
@@ -34,26 +43,28 @@ type testConsole struct {
 	reads int
 }
 
-// startConsole starts one in front of a Console.
-func startConsole(t *testing.T, consoleURL string, transport http.RoundTripper, jwt string) *testConsole {
+// startConsole starts one in front of a server, at a path of it.
+func startConsole(t *testing.T, server *httptest.Server, path, jwt string) *testConsole {
 	t.Helper()
-	target, err := url.Parse(consoleURL)
+	target, err := url.Parse(server.URL + path)
 	require.NoError(t, err)
 	c := &testConsole{jwt: jwt}
+	logger := hclog.New(&hclog.LoggerOptions{Output: &c.log, Level: hclog.Warn})
 	source, err := newTokenSource(t.Context(), func(context.Context) (*token, error) {
 		c.mu.Lock()
 		defer c.mu.Unlock()
 		c.reads++
 		end := time.Now().Add(time.Hour)
 		return &token{jwt: c.jwt, organizationID: consoletest.DefaultOrganizationID, consoleURL: target, refreshAt: end, leaseEnd: end, expiresAt: end}, c.err
-	}, discardLogs())
+	}, logger)
 	require.NoError(t, err)
-	server := httptest.NewUnstartedServer(nil)
-	c.console = newConsole(source, transport, server.Listener.Addr(), "snowplow/token", discardLogs())
-	server.Config = newServer(c.console)
-	server.Start()
-	t.Cleanup(server.Close)
-	c.URL = server.URL
+	c.transport = transportTo(t, server.Certificate())
+	own := httptest.NewUnstartedServer(nil)
+	c.console = newConsole(source, c.transport, own.Listener.Addr(), "snowplow/token")
+	own.Config = newServer(c.console)
+	own.Start()
+	t.Cleanup(own.Close)
+	c.URL = own.URL
 	// Neither redirects nor encodings are handled for the test.
 	c.client = &http.Client{
 		Transport:     &http.Transport{DisableCompression: true},
@@ -65,19 +76,33 @@ func startConsole(t *testing.T, consoleURL string, transport http.RoundTripper, 
 	return c
 }
 
+// transportTo returns a transport that trusts a certificate, if there is one.
+func transportTo(t *testing.T, certificate *x509.Certificate) *http.Transport {
+	t.Helper()
+	ca := ""
+	if certificate != nil {
+		ca = filepath.Join(t.TempDir(), "ca.pem")
+		block := &pem.Block{Type: "CERTIFICATE", Bytes: certificate.Raw}
+		require.NoError(t, os.WriteFile(ca, pem.EncodeToMemory(block), 0o600))
+	}
+	transport, err := newTransport(ca)
+	require.NoError(t, err)
+	t.Cleanup(transport.CloseIdleConnections)
+	return transport
+}
+
 // upstream starts a Console that is a handler, and a console in front of it.
 func upstream(t *testing.T, handler http.HandlerFunc) *testConsole {
 	t.Helper()
 	server := httptest.NewServer(handler)
 	t.Cleanup(server.Close)
-	return startConsole(t, server.URL, newTestTransport(t), newJWT())
+	return startConsole(t, server, "", newJWT())
 }
 
-func newTestTransport(t *testing.T) http.RoundTripper {
-	transport, err := newTransport("")
-	require.NoError(t, err)
-	t.Cleanup(transport.CloseIdleConnections)
-	return transport
+// unreached starts a console in front of a Console that nothing may reach.
+func unreached(t *testing.T) *testConsole {
+	t.Helper()
+	return upstream(t, func(_ http.ResponseWriter, r *http.Request) { assert.Fail(t, "Console was asked", r.URL) })
 }
 
 // newJWT mints a JWT that no other is like.
@@ -124,7 +149,8 @@ func (c *testConsole) do(t *testing.T, request *http.Request) answer {
 
 func TestExchange(t *testing.T) {
 	t.Parallel()
-	c := upstream(t, func(_ http.ResponseWriter, r *http.Request) { assert.Fail(t, "Console was asked", r.URL) })
+	c := unreached(t)
+	another := unreached(t)
 	const other = "/api/msc/v1/organizations/other"
 	for name, tt := range map[string]struct {
 		method, path, id, key string
@@ -138,6 +164,7 @@ func TestExchange(t *testing.T) {
 		"v3, wrong key":                         {"GET", organizationPath + "/credentials/v3/token", c.apiKeyID, "wrong", 401},
 		"v3, half a key":                        {"GET", organizationPath + "/credentials/v3/token", c.apiKeyID, c.apiKey[:10], 401},
 		"v2, wrong key":                         {"GET", organizationPath + "/credentials/v2/token", c.apiKeyID, "wrong", 401},
+		"v3, the pair of another run":           {"GET", organizationPath + "/credentials/v3/token", another.apiKeyID, another.apiKey, 401},
 		"v3, another organization":              {"GET", other + "/credentials/v3/token", c.apiKeyID, c.apiKey, 404},
 		"v3, another organization, wrong key":   {"GET", other + "/credentials/v3/token", c.apiKeyID, "wrong", 401},
 		"v3, POST":                              {"POST", organizationPath + "/credentials/v3/token", c.apiKeyID, c.apiKey, 405},
@@ -166,12 +193,13 @@ func TestExchange(t *testing.T) {
 
 func TestARequestWithoutTheStandInGoesNowhere(t *testing.T) {
 	t.Parallel()
-	c := upstream(t, func(_ http.ResponseWriter, r *http.Request) { assert.Fail(t, "Console was asked", r.URL) })
+	c := unreached(t)
 	for name, header := range map[string]http.Header{
 		"nothing":           {},
 		"a wrong one":       {"Authorization": {"Bearer wrong"}},
 		"the JWT itself":    {"Authorization": {"Bearer " + c.jwt}},
 		"another signature": {"Authorization": {"Bearer " + newStandIn(c.jwt)}},
+		"of another run":    {"Authorization": {"Bearer " + unreached(t).standIn}},
 		"a part of it":      {"Authorization": {"Bearer " + c.standIn[:len(c.standIn)-1]}},
 		"another scheme":    {"Authorization": {"Basic " + c.standIn}},
 		"no scheme":         {"Authorization": {c.standIn}},
@@ -234,7 +262,7 @@ func TestAnEarlierStandInServesOn(t *testing.T) {
 
 func TestWithoutAJWTTheToolIsToldSo(t *testing.T) {
 	t.Parallel()
-	c := upstream(t, func(_ http.ResponseWriter, r *http.Request) { assert.Fail(t, "Console was asked", r.URL) })
+	c := unreached(t)
 	*c.source.current = token{jwt: c.jwt, organizationID: consoletest.DefaultOrganizationID, consoleURL: c.source.consoleURL()}
 	c.err = errors.New("cannot reach Vault")
 	for _, path := range []string{"/", organizationPath + "/credentials/v3/token"} {
@@ -275,6 +303,7 @@ func TestVariables(t *testing.T) {
 		"SNOWPLOW_CONSOLE_ORG_ID=" + consoletest.DefaultOrganizationID,
 		"SNOWPLOW_CONSOLE_API_KEY_ID=" + c.apiKeyID,
 		"SNOWPLOW_CONSOLE_API_KEY=" + c.apiKey,
+		"SNOWPLOW_CONSOLE_TOKEN=" + c.standIn,
 	}, c.variables())
 	require.Equal(t, "a-B_1.~:/@", shellQuote("a-B_1.~:/@"))
 	require.Equal(t, `'it'\''s $(so)'`, shellQuote("it's $(so)"))
@@ -324,7 +353,7 @@ func TestARequestHasTenSecondsUntilItIsAuthorized(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			synctest.Test(t, func(t *testing.T) {
-				c := &console{address: &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 1}, logger: discardLogs()}
+				c := &console{source: &tokenSource{logger: hclog.NewNullLogger()}, address: &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 1}}
 				c.forward = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { _, _ = io.Copy(w, r.Body) })
 				client, conn := net.Pipe()
 				defer client.Close()

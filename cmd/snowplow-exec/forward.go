@@ -13,12 +13,11 @@ import (
 	"net/http/httputil"
 	"net/url"
 	"os"
-	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/go-cleanhttp"
-	"github.com/hashicorp/go-hclog"
 
 	"github.com/snowplow-vault/vault-plugin-secrets-snowplow/internal/proxy"
 )
@@ -31,14 +30,14 @@ func newTransport(caCert string) (*http.Transport, error) {
 	transport := cleanhttp.DefaultPooledTransport()
 	transport.Proxy = proxy.FromEnvironment
 	transport.OnProxyConnectResponse = func(_ context.Context, _ *url.URL, _ *http.Request, answer *http.Response) error {
-		if answer.StatusCode != http.StatusOK { // Go would quote the proxy's text, which can repeat the password for it
-			return fmt.Errorf("the proxy answered with status %d", answer.StatusCode)
+		if answer.StatusCode == http.StatusOK {
+			return nil
 		}
-		return nil
+		// Go would quote the proxy's text, which can repeat the password for it.
+		return &net.OpError{Op: "proxyconnect", Err: fmt.Errorf("it answered with status %d", answer.StatusCode)}
 	}
 	transport.TLSClientConfig = &tls.Config{MinVersion: tls.VersionTLS12}
 	transport.ResponseHeaderTimeout = answerTimeout
-	transport.DisableCompression = true // what the command asks for is what it gets
 	if caCert == "" {
 		return transport, nil
 	}
@@ -58,7 +57,7 @@ func newTransport(caCert string) (*http.Transport, error) {
 }
 
 // newForwarder passes requests on to Console with the JWT in place of the stand-in, and changes as little else as it can.
-func newForwarder(source *tokenSource, transport http.RoundTripper, logger hclog.Logger) http.Handler {
+func newForwarder(source *tokenSource, transport http.RoundTripper) http.Handler {
 	target := source.consoleURL()
 	return &httputil.ReverseProxy{
 		Rewrite: func(r *httputil.ProxyRequest) {
@@ -69,20 +68,21 @@ func newForwarder(source *tokenSource, transport http.RoundTripper, logger hclog
 			// Another protocol could not be watched for the JWT.
 			r.Out.Header.Del("Connection")
 			r.Out.Header.Del("Upgrade")
-			limitEncodings(r.Out.Header)
+			r.Out.Header.Del("Accept-Encoding") // the transport asks for gzip by itself, and unpacks it
 		},
 		Transport:     &authorizer{source: source, transport: transport},
 		FlushInterval: -1, // at once
 		ModifyResponse: func(resp *http.Response) error {
 			keepRedirect(resp, target)
+			describePlain(resp)
 			return nil
 		},
 		ErrorHandler: func(w http.ResponseWriter, r *http.Request, err error) {
 			if r.Context().Err() == nil {
-				logger.Debug("could not pass a request on", "error", err)
+				source.logger.Debug("could not pass a request on", "error", err)
 			}
 			status := http.StatusBadGateway
-			if timeout := net.Error(nil); errors.As(err, &timeout) && timeout.Timeout() {
+			if failed := (*consoleError)(nil); errors.As(err, &failed) && failed.timeout {
 				status = http.StatusGatewayTimeout
 			}
 			writeError(w, status, "snowplow-exec: "+err.Error())
@@ -95,7 +95,17 @@ func newForwarder(source *tokenSource, transport http.RoundTripper, logger hclog
 type authorizer struct {
 	source    *tokenSource
 	transport http.RoundTripper
+	last      atomic.Int32 // the outcome of the last request that had one
 }
+
+// outcome is how a request to Console went.
+type outcome int32
+
+const (
+	answered outcome = iota
+	unreachable
+	refused // the JWT that Vault has just handed out
+)
 
 // RoundTrip sends a request once more if Console refuses the JWT, Vault has another one, and the body can be had again.
 // Console has done nothing for a request that it answers with 401, whatever its method.
@@ -108,12 +118,22 @@ func (a *authorizer) RoundTrip(r *http.Request) (*http.Response, error) {
 	if err != nil || resp.StatusCode != http.StatusUnauthorized {
 		return resp, err
 	}
-	fresh := a.source.replace(r.Context(), t)
-	if fresh.jwt == t.jwt || r.Body != nil && r.Body != http.NoBody && r.GetBody == nil {
-		return resp, nil
+	fresh, err := a.source.replace(r.Context(), t)
+	if err != nil {
+		return resp, nil // Console's answer: the failure of Vault is logged already
 	}
-	_ = resp.Body.Close()
-	return a.send(r, fresh.jwt)
+	if fresh.jwt != t.jwt {
+		if r.Body != nil && r.Body != http.NoBody && r.GetBody == nil {
+			return resp, nil // the next request has the other JWT
+		}
+		_ = resp.Body.Close()
+		if resp, err = a.send(r, fresh.jwt); err != nil || resp.StatusCode != http.StatusUnauthorized {
+			return resp, err
+		}
+	}
+	a.note(refused, fmt.Sprintf("Snowplow Console at %s refuses the JWT that Vault has just handed out: its API key may have been deleted; "+
+		"ask whoever manages the secrets engine to check it (a new API key for the command does not help)", r.URL.Host))
+	return resp, nil
 }
 
 func (a *authorizer) send(r *http.Request, jwt string) (*http.Response, error) {
@@ -125,8 +145,14 @@ func (a *authorizer) send(r *http.Request, jwt string) (*http.Response, error) {
 	}
 	resp, err := a.transport.RoundTrip(out)
 	if err != nil {
-		// The error can quote what Console has sent.
-		return nil, &consoleError{secret.maskText(fmt.Sprintf("cannot reach Snowplow Console at %s: %s", out.URL.Host, oneLine(err.Error()))), err}
+		failed := newConsoleError(out.URL.Host, err)
+		if r.Context().Err() == nil { // else the command has hung up
+			a.note(unreachable, failed.Error())
+		}
+		return nil, failed
+	}
+	if resp.StatusCode != http.StatusUnauthorized {
+		a.note(answered, "")
 	}
 	if err := secret.maskResponse(resp); err != nil {
 		_ = resp.Body.Close()
@@ -135,46 +161,61 @@ func (a *authorizer) send(r *http.Request, jwt string) (*http.Response, error) {
 	return resp, nil
 }
 
-// consoleError is a failure to get an answer of Console's.
+// note logs what is wrong once in a row: tools tell their users to make a new API key instead, or show only a 502.
+func (a *authorizer) note(o outcome, message string) {
+	if a.last.Swap(int32(o)) != int32(o) && o != answered {
+		a.source.logger.Warn(message)
+	}
+}
+
+// consoleError is a failure to get an answer of Console's. Its message quotes nothing of what a server has sent.
 type consoleError struct {
 	message string
-	cause   error
+	timeout bool
+}
+
+func newConsoleError(host string, err error) *consoleError {
+	var (
+		variable    proxy.VariableError
+		certificate *tls.CertificateVerificationError
+		operation   *net.OpError
+		timeout     net.Error
+	)
+	timedOut := errors.Is(err, context.DeadlineExceeded) || errors.As(err, &timeout) && timeout.Timeout()
+	reason, remedy := "the connection broke, or the answer is malformed", ": check the network and the proxy variables"
+	switch {
+	case errors.As(err, &variable):
+		reason, remedy = variable.Error(), ""
+	case errors.As(err, &certificate):
+		reason, remedy = oneLine(certificate.Error()), ": if a CA of your own signed the certificate, name that CA's file with -ca-cert"
+	case errors.As(err, &operation) && operation.Op == "proxyconnect":
+		reason = "the proxy failed: " + oneLine(operation.Err.Error())
+	case errors.As(err, &operation):
+		reason = oneLine(operation.Err.Error())
+	case timedOut:
+		reason = "it does not answer"
+	}
+	return &consoleError{fmt.Sprintf("cannot reach Snowplow Console at %s: %s%s", host, reason, remedy), timedOut}
 }
 
 func (e *consoleError) Error() string { return e.message }
 
-func (e *consoleError) Unwrap() error { return e.cause }
-
-// Timeout and Temporary make it a net.Error.
-func (e *consoleError) Timeout() bool {
-	var timeout net.Error
-	return errors.Is(e.cause, context.DeadlineExceeded) || errors.As(e.cause, &timeout) && timeout.Timeout()
-}
-
-// Temporary is part of net.Error, and deprecated there.
-func (e *consoleError) Temporary() bool { return false }
-
-// limitEncodings takes out of Accept-Encoding what maskResponse cannot look into.
-func limitEncodings(header http.Header) {
-	accepted := header.Values("Accept-Encoding")
-	if len(accepted) == 0 {
-		return
+// describePlain makes the header describe what the command gets: a body that the transport has unpacked, or for HEAD and
+// 304 the one that it would unpack. What was an exact name for Console's bytes is a weak one for these.
+func describePlain(resp *http.Response) {
+	etag := resp.Header.Get("ETag")
+	changed := resp.Uncompressed
+	if resp.Body == http.NoBody && resp.Header.Get("Content-Encoding") != "" {
+		resp.Header.Del("Content-Encoding")
+		resp.Header.Del("Content-Length")
+		changed = true
 	}
-	all := strings.Split(strings.Join(accepted, ","), ",")
-	kept := slices.DeleteFunc(slices.Clone(all), func(encoding string) bool {
-		name, _, _ := strings.Cut(encoding, ";")
-		switch strings.ToLower(strings.TrimSpace(name)) {
-		case "gzip", "x-gzip", "identity":
-			return false
-		}
-		return true
-	})
-	switch {
-	case len(kept) == len(all):
-	case len(kept) == 0:
-		header.Set("Accept-Encoding", "identity")
-	default:
-		header.Set("Accept-Encoding", strings.TrimSpace(strings.Join(kept, ",")))
+	if resp.StatusCode == http.StatusNotModified { // about an answer that the command knows by its weak name
+		known := strings.Join(resp.Request.Header.Values("If-None-Match"), ",")
+		changed = changed || strings.Contains(known, "W/"+etag)
+	}
+	if changed && strings.HasPrefix(etag, `"`) {
+		resp.Header.Set("ETag", "W/"+etag)
 	}
 }
 

@@ -1,4 +1,4 @@
-// Command snowplow-exec runs a tool that wants an API key of Snowplow Console, and gives it a JWT from Vault instead.
+// Command snowplow-exec runs a tool that needs an API key of Snowplow Console with a JWT from Vault instead.
 //
 // It reads the JWT with the caller's own Vault login, serves a Console on a loopback port for as long as the tool runs,
 // and hands the tool a key pair that opens this port only. Requests go on to Snowplow Console with the JWT; the tool
@@ -6,6 +6,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"flag"
@@ -39,6 +40,12 @@ const (
 	exitNotFound      = 127
 )
 
+// Variables that stand in for flags.
+const (
+	mountVariable = "SNOWPLOW_EXEC_MOUNT"
+	roleVariable  = "SNOWPLOW_EXEC_ROLE"
+)
+
 const (
 	defaultListen = "127.0.0.1:0"
 	// authorizeTimeout is how long a request may take until it is authorized, with its body.
@@ -50,7 +57,7 @@ const (
 const usage = `Usage: snowplow-exec [options] [--] COMMAND [ARG...]
        snowplow-exec [options] -listen=ADDRESS
 
-Runs COMMAND, a tool that wants an API key of Snowplow Console, with a JWT from
+Runs COMMAND, a tool that needs an API key of Snowplow Console, with a JWT from
 Vault instead. The tool gets a key pair that opens a port of this machine, for as
 long as it runs. Log in to Vault first, as for the vault program: vault login, or
 VAULT_ADDR and VAULT_TOKEN.
@@ -81,69 +88,69 @@ func main() {
 
 // run returns the exit code. Standard input, and the standard output and error of the command, are the process's own.
 func run(args []string, stdout, stderr io.Writer) int {
-	fail := func(code int, err error) int {
-		_, _ = fmt.Fprintln(stderr, "snowplow-exec:", err)
-		return code
-	}
 	o, err := parse(args, stdout)
+	code := exitUsage
 	switch {
 	case errors.Is(err, flag.ErrHelp):
 		return 0
 	case err != nil:
-		return fail(exitUsage, fmt.Errorf("%w; see snowplow-exec -help", err))
+		err = fmt.Errorf("%w; see snowplow-exec -help", err)
 	case o.version:
 		_, _ = fmt.Fprintf(stdout, "snowplow-exec %s (commit %s)\n", version, commit)
 		return 0
+	default:
+		code, err = execute(o, stdout, stderr)
 	}
+	if err != nil {
+		_, _ = fmt.Fprintln(stderr, "snowplow-exec:", err)
+	}
+	return code
+}
 
+// execute runs the command, or serves without one, and returns the exit code.
+func execute(o options, stdout, stderr io.Writer) (int, error) {
 	// Before Vault is asked: a command that is not there needs no JWT.
 	var executable string
 	if len(o.command) > 0 {
+		var err error
 		if executable, err = findCommand(o.command[0]); err != nil {
-			return fail(exitCodeOf(err), err)
+			return exitCodeOf(err), err
 		}
 	}
-
 	listener, err := listen(o.listen)
 	if err != nil {
-		return fail(exitFailure, err)
+		return exitFailure, err
 	}
 	defer listener.Close()
-
+	transport, err := newTransport(o.caCert)
+	if err != nil {
+		return exitFailure, err
+	}
+	defer transport.CloseIdleConnections()
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	logger := hclog.New(&hclog.LoggerOptions{Name: "snowplow-exec", Level: o.logLevel, Output: stderr})
 	vault, err := newVaultReader(o.mount, o.role, logger)
 	if err != nil {
-		return fail(exitFailure, err)
-	}
-	transport, err := newTransport(o.caCert)
-	if err != nil {
-		return fail(exitFailure, err)
+		return exitFailure, err
 	}
 	source, err := newTokenSource(ctx, vault.read, logger)
 	if err != nil {
-		return fail(exitFailure, err)
+		return exitFailure, err
 	}
 
-	console := newConsole(source, transport, listener.Addr(), vault.path, logger)
+	console := newConsole(source, transport, listener.Addr(), vault.path)
 	server := newServer(console)
 	served := make(chan error, 1)
 	go func() { served <- server.Serve(listener) }()
 	defer func() {
 		_ = server.Close()
 		<-served
-		transport.CloseIdleConnections()
 	}()
-
 	if executable == "" {
 		return serve(console, served, stdout, stderr)
 	}
-	code, err := runCommand(executable, o.command, commandEnvironment(os.Environ(), console.variables()))
-	if err != nil {
-		return fail(code, err)
-	}
-	return code
+	return runCommand(executable, o.command, commandEnvironment(os.Environ(), console.variables()))
 }
 
 // newServer limits what a client can take up. ServeHTTP lifts the limit in time for a request that is authorized.
@@ -163,8 +170,8 @@ func parse(args []string, stdout io.Writer) (options, error) {
 	var o options
 	flags := flag.NewFlagSet("snowplow-exec", flag.ContinueOnError)
 	flags.SetOutput(io.Discard) // run prints errors; help is printed below
-	flags.StringVar(&o.mount, "mount", "snowplow", "`path` where the Snowplow secrets engine is mounted in Vault")
-	flags.StringVar(&o.role, "role", "", "`name` of the role whose JWT to use (default: that of the engine's config)")
+	flags.StringVar(&o.mount, "mount", "snowplow", "`path` where the Snowplow secrets engine is mounted in Vault; also "+mountVariable)
+	flags.StringVar(&o.role, "role", "", "`name` of the role whose JWT to use (default: that of the engine's config); also "+roleVariable)
 	flags.StringVar(&o.listen, "listen", "", "loopback `address` and port to serve on; port 0 lets the system choose (default "+defaultListen+")")
 	flags.StringVar(&o.caCert, "ca-cert", "", "`file` with CA certificates (PEM) to trust for Console, in addition to the system's")
 	level := flags.String("log-level", "warn", "log to standard error from this `level` on: debug, info, warn, error or off; debug logs each request's method, path and status")
@@ -182,16 +189,40 @@ func parse(args []string, stdout io.Writer) (options, error) {
 	if o.version {
 		return o, nil
 	}
+	if err := orVariable(flags, "mount", mountVariable, "name the mount, or omit it for snowplow"); err != nil {
+		return options{}, err
+	}
+	if err := orVariable(flags, "role", roleVariable, "name a role, or omit it for the JWT of the engine's config"); err != nil {
+		return options{}, err
+	}
 	if o.logLevel = hclog.LevelFromString(*level); o.logLevel == hclog.NoLevel {
 		return options{}, fmt.Errorf("-log-level is %q: it must be debug, info, warn, error or off", *level)
 	}
 	if len(o.command) == 0 && o.listen == "" {
 		return options{}, errors.New("name a command to run, or -listen to serve without one")
 	}
-	if o.listen == "" {
-		o.listen = defaultListen
-	}
+	o.listen = cmp.Or(o.listen, defaultListen)
 	return o, nil
+}
+
+// orVariable takes a flag's value from an environment variable if the flag is not given. An empty value is refused: an
+// unset variable of the caller's would otherwise select the token of the engine's config.
+func orVariable(flags *flag.FlagSet, name, variable, remedy string) error {
+	from := "-" + name
+	given := false
+	flags.Visit(func(f *flag.Flag) { given = given || f.Name == name })
+	if !given {
+		value, ok := os.LookupEnv(variable)
+		if !ok {
+			return nil
+		}
+		from = variable
+		_ = flags.Set(name, value) // never fails for a string
+	}
+	if flags.Lookup(name).Value.String() == "" {
+		return fmt.Errorf("%s is empty: %s", from, remedy)
+	}
+	return nil
 }
 
 // listen listens on a loopback address, and refuses every other one.
@@ -215,7 +246,7 @@ func listen(address string) (net.Listener, error) {
 }
 
 // serve prints what a tool needs, and serves until a signal ends it.
-func serve(c *console, served chan error, stdout, stderr io.Writer) int {
+func serve(c *console, served chan error, stdout, stderr io.Writer) (int, error) {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	for _, variable := range c.variables() {
@@ -225,11 +256,10 @@ func serve(c *console, served chan error, stdout, stderr io.Writer) int {
 	_, _ = fmt.Fprintln(stderr, "snowplow-exec: serving until Ctrl-C; set the variables above for the tool")
 	select {
 	case <-ctx.Done():
-		return 0
+		return 0, nil
 	case err := <-served:
-		served <- err // run waits for it
-		_, _ = fmt.Fprintln(stderr, "snowplow-exec: cannot serve any longer:", err)
-		return exitFailure
+		served <- err // execute waits for it
+		return exitFailure, fmt.Errorf("cannot serve any longer: %w", err)
 	}
 }
 

@@ -3,20 +3,23 @@ package main
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
+	"log"
 	"net/http"
 	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
-	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/vault/api"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -43,6 +46,7 @@ func TestMain(m *testing.M) {
 			os.Unsetenv(name)
 		}
 	}
+	log.SetOutput(io.Discard) // as in main: what net/http says of broken connections
 	goleak.VerifyTestMain(m)
 }
 
@@ -50,18 +54,19 @@ func TestMain(m *testing.M) {
 // each, as an engine with reuse_period=0.
 type vaultServer struct {
 	*httptest.Server
-	console *consoletest.Server
+	console    *consoletest.Server
+	consoleURL string // that it answers with; empty: console's
+	status     int    // of a failure; 0: none
+	says       string
 
-	mu     sync.Mutex
-	lease  int
-	status int // of a failure; 0: none
-	says   string
-	reads  []string // their paths
-	jwts   []string // handed out
+	mu    sync.Mutex
+	reads []string // their paths
+	jwts  []string // handed out
 }
 
-func newVaultServer(t *testing.T, console *consoletest.Server) *vaultServer {
-	v := &vaultServer{console: console, lease: 3600}
+func (v *vaultServer) start(t *testing.T) *vaultServer {
+	v.console = consoletest.NewServer(t)
+	v.consoleURL = cmp.Or(v.consoleURL, v.console.URL)
 	v.Server = httptest.NewServer(v)
 	t.Cleanup(v.Close)
 	return v
@@ -86,7 +91,7 @@ func (v *vaultServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case v.status != 0:
 		fail(v.status, v.says)
 		return
-	case path != "snowplow/token" && path != "snowplow/token/analytics" && path != "team/a/token":
+	case !slices.Contains([]string{"snowplow/token", "snowplow/token/analytics", "team/a/token", "team/a/token/analytics"}, path):
 		fail(http.StatusNotFound)
 		return
 	}
@@ -94,27 +99,15 @@ func (v *vaultServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	v.jwts = append(v.jwts, jwt)
 	_ = json.NewEncoder(w).Encode(map[string]any{
 		"lease_id":       "snowplow/token/1",
-		"lease_duration": v.lease,
+		"lease_duration": 3600,
 		"data": map[string]any{
 			"access_token":    jwt,
 			"token_type":      "Bearer",
 			"organization_id": consoletest.DefaultOrganizationID,
-			"console_url":     v.console.URL,
+			"console_url":     v.consoleURL,
 			"expires_at":      time.Now().Add(24 * time.Hour).UTC().Format(time.RFC3339),
 		},
 	})
-}
-
-func (v *vaultServer) fail(status int, says string) {
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	v.status, v.says = status, says
-}
-
-func (v *vaultServer) leaseFor(seconds int) {
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	v.lease = seconds
 }
 
 func (v *vaultServer) given() (reads, jwts []string) {
@@ -214,15 +207,21 @@ func (p *process) line(t *testing.T) string {
 	return strings.TrimSuffix(line, "\n")
 }
 
-// finish runs the program to its end.
-func (p *process) finish(t *testing.T) (code int, stdout string) {
+// expect runs the program to its end, which must have an exit code and say some things in one line, or nothing.
+func (p *process) expect(t *testing.T, code int, says ...string) (stdout string) {
 	t.Helper()
 	out, err := p.Output()
-	var exit *exec.ExitError
-	if err != nil {
-		require.ErrorAs(t, err, &exit)
+	require.True(t, err == nil || errors.As(err, new(*exec.ExitError)), "%v", err)
+	stderr := p.stderr.String()
+	require.Equal(t, code, p.ProcessState.ExitCode(), "standard error: %s", stderr)
+	require.Equal(t, min(1, len(says)), strings.Count(stderr, "\n"), "lines: %s", stderr)
+	for _, want := range says {
+		require.Contains(t, stderr, want)
 	}
-	return p.ProcessState.ExitCode(), string(out)
+	for _, secret := range []string{vaultToken, "canary-password", "/v1/"} { // and no URL of Vault's, which says nothing to a user
+		require.NotContains(t, stderr, secret)
+	}
+	return string(out)
 }
 
 // tool is the command that snowplow-exec runs in tests. What it finds, it prints as JSON.
@@ -234,8 +233,6 @@ func tool(args []string) int {
 		var code int
 		_, _ = fmt.Sscan(args[1], &code)
 		return code
-	case "ask": // Console, once for each line of standard input
-		return ask()
 	default:
 		return toolUnix(args)
 	}
@@ -263,30 +260,17 @@ func look() int {
 	return 0
 }
 
-func ask() int {
-	host := os.Getenv("SNOWPLOW_CONSOLE_HOST")
-	id, key := os.Getenv("SNOWPLOW_CONSOLE_API_KEY_ID"), os.Getenv("SNOWPLOW_CONSOLE_API_KEY")
-	jwt := exchange(host, id, key)
-	fmt.Println(host, id, key, jwt)
-	lines := bufio.NewScanner(os.Stdin)
-	for lines.Scan() {
-		status, _ := get(host+"/api/msc/v1/organizations", bearer(jwt))
-		fmt.Println(status)
-	}
-	return 0
-}
-
 func TestTheCommandWorksAndSeesNeitherKeyNorJWTNorLogin(t *testing.T) {
 	t.Parallel()
-	console := consoletest.NewServer(t)
-	vault := newVaultServer(t, console)
+	vault := new(vaultServer).start(t)
 	p := newProcess(t, vault, "-role=analytics", "-log-level=debug", "--", "TOOL", "look", "--flag", "-x")
 	// A key of the caller's, other secrets of Vault's, and a proxy that nothing may be asked of.
 	p.Env = append(p.Env, "SNOWPLOW_CONSOLE_API_KEY="+consoletest.DefaultAPIKey, "SNOWPLOW_CONSOLE_HOST=https://example.com",
 		"VAULT_CLIENT_TIMEOUT=30s", "VAULT_ID_TOKEN="+vaultToken, "BAO_TOKEN="+vaultToken,
 		"HTTP_PROXY=http://127.0.0.1:1", "HTTPS_PROXY=http://127.0.0.1:1", "KEPT=a=b")
-	code, out := p.finish(t)
-	require.Equal(t, 0, code, "standard error: %s", &p.stderr)
+	raw, err := p.Output()
+	require.NoError(t, err, "standard error: %s", &p.stderr)
+	out := string(raw)
 
 	var s seen
 	require.NoError(t, json.Unmarshal([]byte(out), &s))
@@ -295,11 +279,11 @@ func TestTheCommandWorksAndSeesNeitherKeyNorJWTNorLogin(t *testing.T) {
 	reads, jwts := vault.given()
 	require.Equal(t, []string{"snowplow/token/analytics"}, reads)
 	require.Len(t, jwts, 1)
-	signed, signature, ok := splitJWT(jwts[0])
+	claims, signature, ok := splitJWT(jwts[0])
 	require.True(t, ok)
-	standInSigned, standInSignature, ok := splitJWT(s.StandIn)
+	standInClaims, standInSignature, ok := splitJWT(s.StandIn)
 	require.True(t, ok, "the stand-in is a JWT")
-	require.Equal(t, signed, standInSigned, "header and claims are those of the JWT")
+	require.Equal(t, claims, standInClaims, "header and claims are those of the JWT")
 	require.NotEqual(t, signature, standInSignature)
 
 	for name, text := range map[string]string{"standard output": out, "standard error": p.stderr.String()} {
@@ -312,76 +296,101 @@ func TestTheCommandWorksAndSeesNeitherKeyNorJWTNorLogin(t *testing.T) {
 	for _, variable := range s.Environment {
 		name, value, _ := strings.Cut(variable, "=")
 		assert.NotContains(t, strings.ToUpper(name), "VAULT")
-		switch name {
-		case "KEPT":
-			assert.Equal(t, "a=b", value)
-		case "NO_PROXY", "no_proxy":
-			assert.Contains(t, value, "127.0.0.1")
+		if name == "SNOWPLOW_CONSOLE_TOKEN" {
+			assert.Equal(t, s.StandIn, value)
 		}
 	}
-	for _, name := range []string{"KEPT", "NO_PROXY", "no_proxy"} {
-		assert.Contains(t, strings.Join(s.Environment, "\n"), "\n"+name+"=")
-	}
-	for _, name := range []string{"HOST", "ORG_ID", "API_KEY_ID", "API_KEY", "API_URL"} {
+	assert.Subset(t, s.Environment, []string{"KEPT=a=b", "NO_PROXY=" + loopbackHosts, "no_proxy=" + loopbackHosts})
+	for _, name := range []string{"HOST", "ORG_ID", "API_KEY_ID", "API_KEY", "API_URL", "TOKEN"} {
 		assert.Equal(t, 1, strings.Count("\n"+strings.Join(s.Environment, "\n"), "\nSNOWPLOW_CONSOLE_"+name+"="), name)
 	}
 }
 
-func TestNothingIsLoggedUnlessAskedFor(t *testing.T) {
-	t.Parallel()
-	p := newProcess(t, newVaultServer(t, consoletest.NewServer(t)), "TOOL", "look")
-	code, _ := p.finish(t)
-	require.Equal(t, 0, code)
-	require.Empty(t, p.stderr.String())
-}
-
-func TestWithoutATokenTheCommandIsNotStarted(t *testing.T) {
+func TestOneLineSaysWhyACommandIsNotStarted(t *testing.T) {
 	t.Parallel()
 	const denied = "1 error occurred:\n\t* permission denied\n\n"
 	for name, tt := range map[string]struct {
-		args   []string
-		env    []string
-		status int
-		says   string
-		want   []string
+		args, env string // separated by spaces
+		status    int    // of Vault's
+		vault     string // what it says
+		code      int
+		says      []string
 	}{
-		"no login":      {env: []string{"VAULT_TOKEN="}, want: []string{"not logged in to Vault at http://", `run "vault login"`}},
-		"login expired": {env: []string{"VAULT_TOKEN=expired"}, want: []string{"has expired", `run "vault login"`}},
-		"no permission": {status: 403, says: denied, want: []string{"may not read snowplow/token", "grant read"}},
-		"unknown role":  {args: []string{"-role=nobody"}, status: 400, says: `unknown role "nobody"`, want: []string{`unknown role "nobody"`}},
-		"other mount":   {args: []string{"-mount=elsewhere"}, want: []string{"nothing at elsewhere/token", "set -mount"}},
-		"no mount":      {args: []string{"-mount=../sys"}, want: []string{"-mount is"}},
-		"no role name":  {args: []string{"-role=../config"}, want: []string{"-role is"}},
-		"sealed":        {status: 503, says: "Vault is sealed", want: []string{"Vault is sealed"}},
-		"unreachable":   {env: []string{"VAULT_ADDR=http://user:canary-password@127.0.0.1:1"}, want: []string{"cannot reach Vault at http://user:xxxxx@127.0.0.1:1", "check VAULT_ADDR"}},
-		"no address":    {env: []string{"VAULT_ADDR=:"}, want: []string{"settings for Vault"}},
-		"no CA file":    {args: []string{"-ca-cert=/does/not/exist"}, want: []string{"-ca-cert"}},
-		"no CA in it":   {args: []string{"-ca-cert=main_test.go"}, want: []string{"holds no certificate"}},
-		"other address": {args: []string{"-listen=0.0.0.0:0"}, want: []string{"must be a loopback address"}},
-		"a name":        {args: []string{"-listen=example.com:0"}, want: []string{"must be a loopback address"}},
-		"all addresses": {args: []string{"-listen=:0"}, want: []string{"must be a loopback address"}},
-		"no port":       {args: []string{"-listen=127.0.0.1"}, want: []string{"an address and a port"}},
+		"no login":              {env: "VAULT_TOKEN=", code: 1, says: []string{"not logged in to Vault at http://", `run "vault login"`}},
+		"login expired":         {env: "VAULT_TOKEN=expired", code: 1, says: []string{"has expired", `run "vault login"`}},
+		"login expired, 1.16":   {status: 403, vault: "permission denied", code: 1, says: []string{"has expired", `run "vault login"`}},
+		"no permission":         {status: 403, vault: denied, code: 1, says: []string{"may not read snowplow/token (", "check -role and -mount", "grants read"}},
+		"unknown role":          {args: "-role=nobody", status: 400, vault: `unknown role "nobody"`, code: 1, says: []string{`unknown role "nobody"`}},
+		"other mount":           {args: "-mount=elsewhere", code: 1, says: []string{"nothing at elsewhere/token", "set -mount"}},
+		"no mount":              {args: "-mount=../sys", code: 1, says: []string{`-mount (or SNOWPLOW_EXEC_MOUNT) is "../sys"`}},
+		"no role name":          {args: "-role=../config", code: 1, says: []string{`-role (or SNOWPLOW_EXEC_ROLE) is "../config"`}},
+		"sealed":                {status: 503, vault: "Vault is sealed", code: 1, says: []string{"Vault is sealed"}},
+		"unreachable":           {env: "VAULT_ADDR=http://user:canary-password@127.0.0.1:1", code: 1, says: []string{"cannot reach Vault at http://user:xxxxx@127.0.0.1:1", "check VAULT_ADDR"}},
+		"no address":            {env: "VAULT_ADDR=:", code: 1, says: []string{"settings for Vault"}},
+		"no CA file":            {args: "-ca-cert=/does/not/exist", code: 1, says: []string{"-ca-cert"}},
+		"no CA in it":           {args: "-ca-cert=main_test.go", code: 1, says: []string{"holds no certificate"}},
+		"other address":         {args: "-listen=0.0.0.0:0", code: 1, says: []string{"must be a loopback address"}},
+		"a name":                {args: "-listen=example.com:0", code: 1, says: []string{"must be a loopback address"}},
+		"all addresses":         {args: "-listen=:0", code: 1, says: []string{"must be a loopback address"}},
+		"no port":               {args: "-listen=127.0.0.1", code: 1, says: []string{"an address and a port"}},
+		"wrong flag":            {args: "-wrong", code: 2, says: []string{"flag provided but not defined: -wrong; see snowplow-exec -help"}},
+		"wrong level":           {args: "-log-level=loud", code: 2, says: []string{"it must be debug"}},
+		"an empty role":         {args: "-role=", env: "SNOWPLOW_EXEC_ROLE=analytics", code: 2, says: []string{"-role is empty: name a role, or omit it"}},
+		"an empty mount":        {args: "-mount=", code: 2, says: []string{"-mount is empty: name the mount, or omit it"}},
+		"a variable, empty":     {env: "SNOWPLOW_EXEC_ROLE=", code: 2, says: []string{"SNOWPLOW_EXEC_ROLE is empty"}},
+		"the other one, empty":  {env: "SNOWPLOW_EXEC_MOUNT=", code: 2, says: []string{"SNOWPLOW_EXEC_MOUNT is empty"}},
+		"a variable, no mount":  {env: "SNOWPLOW_EXEC_MOUNT=elsewhere", code: 1, says: []string{"nothing at elsewhere/token"}},
+		"a variable, no role":   {env: "SNOWPLOW_EXEC_ROLE=nobody", code: 1, says: []string{"nothing at snowplow/token/nobody"}},
+		"a flag and a variable": {args: "-role=nobody", env: "SNOWPLOW_EXEC_ROLE=analytics", code: 1, says: []string{"nothing at snowplow/token/nobody"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			vault := newVaultServer(t, consoletest.NewServer(t))
-			vault.fail(tt.status, tt.says)
-			p := newProcess(t, vault, append(tt.args, "TOOL", "look")...)
-			p.Env = append(p.Env, tt.env...)
-			code, out := p.finish(t)
-			require.Equal(t, 1, code)
-			require.Empty(t, out, "the command has run")
-			says := p.stderr.String()
-			require.Equal(t, 1, strings.Count(says, "\n"), "one line: %s", says)
-			require.True(t, strings.HasPrefix(says, "snowplow-exec: "), says)
-			for _, want := range tt.want {
-				require.Contains(t, says, want)
-			}
-			require.NotContains(t, says, vaultToken)
-			require.NotContains(t, says, "canary-password")
-			require.NotContains(t, says, "/v1/", "the URL of the request, which says nothing to a user")
+			vault := &vaultServer{status: tt.status, says: tt.vault}
+			p := newProcess(t, vault.start(t), append(strings.Fields(tt.args), "TOOL", "look")...)
+			p.Env = append(p.Env, strings.Fields(tt.env)...)
+			require.Empty(t, p.expect(t, tt.code, append(tt.says, "snowplow-exec: ")...), "the command has run")
 		})
 	}
+}
+
+func TestTheCommandRunsWith(t *testing.T) {
+	t.Parallel()
+	home := t.TempDir()
+	require.NoError(t, os.WriteFile(filepath.Join(home, ".vault-token"), []byte(vaultToken+"\n"), 0o600))
+	for name, tt := range map[string]struct {
+		args, env, consoleURL string
+		read                  string
+		status                int // of Console's, as the command sees it
+		says                  []string
+	}{
+		"the defaults":               {read: "snowplow/token", status: 200},
+		"a flag":                     {args: "-role=analytics", env: "SNOWPLOW_EXEC_ROLE=", read: "snowplow/token/analytics", status: 200},
+		"variables":                  {env: "SNOWPLOW_EXEC_ROLE=analytics SNOWPLOW_EXEC_MOUNT=team/a", read: "team/a/token/analytics", status: 200},
+		"the token helper's login":   {args: "-mount=/team/a/", env: "VAULT_TOKEN= HOME=" + home, read: "team/a/token", status: 200},
+		"a proxy variable of no URL": {env: "HTTPS_PROXY=http://user:canary-password%@127.0.0.1:1", consoleURL: "https://console.invalid", read: "snowplow/token", status: 502, says: []string{"[WARN]  snowplow-exec: cannot reach Snowplow Console at console.invalid: the proxy variable HTTPS_PROXY is not a valid URL"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			vault := (&vaultServer{consoleURL: tt.consoleURL}).start(t)
+			p := newProcess(t, vault, append(strings.Fields(tt.args), "TOOL", "look")...)
+			p.Env = append(p.Env, strings.Fields(tt.env)...)
+			require.Contains(t, p.expect(t, 0, tt.says...), fmt.Sprintf(`"Status":%d`, tt.status))
+			reads, _ := vault.given()
+			require.Equal(t, []string{tt.read}, reads)
+		})
+	}
+}
+
+func TestCommandLine(t *testing.T) {
+	t.Parallel()
+	for args, want := range map[string]string{"-help": "-role=analytics -- snowplow-cli", "-version": "snowplow-exec v0.0.0-dev (commit unknown)\n"} {
+		var stdout, stderr bytes.Buffer
+		require.Equal(t, 0, run([]string{args}, &stdout, &stderr))
+		require.Contains(t, stdout.String(), want)
+		require.Empty(t, stderr.String())
+	}
+	_, err := parse(nil, io.Discard)
+	require.ErrorContains(t, err, "name a command to run")
 }
 
 func TestWhatVaultAnswersIsChecked(t *testing.T) {
@@ -419,127 +428,3 @@ func TestWhatVaultAnswersIsChecked(t *testing.T) {
 		require.NotContains(t, err.Error(), "canary", name)
 	}
 }
-
-func TestTheLoginOfTheTokenHelperIsUsed(t *testing.T) {
-	t.Parallel()
-	p := newProcess(t, newVaultServer(t, consoletest.NewServer(t)), "-mount=/team/a/", "TOOL", "look")
-	home := t.TempDir()
-	require.NoError(t, os.WriteFile(filepath.Join(home, ".vault-token"), []byte(vaultToken+"\n"), 0o600))
-	p.Env = append(p.Env, "VAULT_TOKEN=", "HOME="+home)
-	code, out := p.finish(t)
-	require.Equal(t, 0, code, "standard error: %s", &p.stderr)
-	require.Contains(t, out, `"Status":200`)
-}
-
-func TestCommandLine(t *testing.T) {
-	t.Parallel()
-	for name, tt := range map[string]struct {
-		args           []string
-		code           int
-		stdout, stderr string
-	}{
-		"help":       {[]string{"-help"}, 0, "-role=analytics -- snowplow-cli", ""},
-		"version":    {[]string{"-version"}, 0, "snowplow-exec v0.0.0-dev (commit unknown)\n", ""},
-		"nothing":    {nil, 2, "", "name a command to run"},
-		"wrong flag": {[]string{"-wrong"}, 2, "", "flag provided but not defined: -wrong"},
-		"log level":  {[]string{"-log-level=loud", "true"}, 2, "", "it must be debug"},
-	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			var stdout, stderr bytes.Buffer
-			require.Equal(t, tt.code, run(tt.args, &stdout, &stderr))
-			require.Contains(t, stdout.String(), tt.stdout)
-			require.Contains(t, stderr.String(), tt.stderr)
-			require.Equal(t, tt.code == 0, stdout.Len() > 0)
-			require.Equal(t, tt.code != 0, stderr.Len() > 0)
-		})
-	}
-}
-
-func TestTwoRunsHaveNothingInCommonAndLeaveNothing(t *testing.T) {
-	t.Parallel()
-	vault := newVaultServer(t, consoletest.NewServer(t))
-	type pair struct{ host, id, key, standIn string }
-	var runs []*process
-	var pairs []pair
-	for range 2 {
-		p := newProcess(t, vault, "TOOL", "ask")
-		p.start(t)
-		var is pair
-		_, err := fmt.Sscan(p.line(t), &is.host, &is.id, &is.key, &is.standIn)
-		require.NoError(t, err)
-		runs, pairs = append(runs, p), append(pairs, is)
-	}
-	for i, mine := range pairs {
-		other := pairs[1-i]
-		require.NotEmpty(t, exchange(mine.host, mine.id, mine.key))
-		require.Empty(t, exchange(mine.host, other.id, other.key), "the pair of another run")
-		require.Empty(t, exchange(mine.host, mine.id, other.key))
-		status, _ := get(mine.host+"/api/msc/v1/organizations", bearer(mine.standIn))
-		require.Equal(t, 200, status)
-		status, _ = get(mine.host+"/api/msc/v1/organizations", bearer(other.standIn))
-		require.Equal(t, 401, status, "the stand-in of another run")
-	}
-	for i, p := range runs {
-		require.NoError(t, p.stdin.Close(), "the command ends")
-		require.NoError(t, p.Wait())
-		status, _ := get(pairs[i].host, nil)
-		require.Equal(t, 0, status, "the port is closed")
-	}
-}
-
-func TestAJWTThatExpiresInTheMiddle(t *testing.T) {
-	t.Parallel()
-	console := consoletest.NewServer(t)
-	vault := newVaultServer(t, console)
-	vault.leaseFor(0) // over at once: the next request reads again
-	p := newProcess(t, vault, "TOOL", "ask")
-	p.start(t)
-	p.line(t)
-	ask := func() string {
-		_, err := fmt.Fprintln(p.stdin)
-		require.NoError(t, err)
-		return p.line(t)
-	}
-	require.Equal(t, "200", ask())
-	_, jwts := vault.given()
-	require.Greater(t, len(jwts), 1, "Vault was read again")
-
-	// Console's clock goes on: every JWT so far has expired. Vault has new ones.
-	console.SetNow(func() time.Time { return time.Now().Add(25 * time.Hour) })
-	require.Equal(t, "200", ask(), "with a stand-in that says that it has expired")
-
-	vault.fail(503, "Vault is sealed")
-	require.Equal(t, "200", ask(), "Vault is out of reach, and the JWT at hand is valid")
-	require.NoError(t, p.stdin.Close())
-	require.NoError(t, p.Wait())
-	require.Equal(t, 1, strings.Count(p.stderr.String(), "\n"), "one warning for the outage: %s", &p.stderr)
-	require.Contains(t, p.stderr.String(), "Vault is sealed")
-}
-
-func TestConsoleBehindACAOfItsOwn(t *testing.T) {
-	t.Parallel()
-	console := consoletest.NewTLSServer(t)
-	ca := filepath.Join(t.TempDir(), "ca.pem")
-	require.NoError(t, os.WriteFile(ca, []byte(console.CACert()), 0o600))
-	claims := map[string]any{"org": consoletest.DefaultOrganizationID, "exp": time.Now().Add(time.Hour).Unix()}
-	for name, tt := range map[string]struct {
-		caCert string
-		want   int
-	}{"trusted": {ca, 200}, "not trusted": {"", 502}} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			transport, err := newTransport(tt.caCert)
-			require.NoError(t, err)
-			t.Cleanup(transport.CloseIdleConnections)
-			c := startConsole(t, console.URL, transport, console.Mint(claims))
-			response := c.do(t, c.request(t, http.MethodGet, "/api/msc/v1/organizations", nil))
-			require.Equal(t, tt.want, response.status)
-			if tt.want == 502 {
-				require.Contains(t, response.body, "certificate")
-			}
-		})
-	}
-}
-
-func discardLogs() hclog.Logger { return hclog.NewNullLogger() }

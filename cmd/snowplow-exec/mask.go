@@ -1,11 +1,8 @@
 package main
 
 import (
-	"bufio"
 	"bytes"
-	"compress/gzip"
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -64,25 +61,30 @@ func (s secret) maskEarlyHeaders(ctx context.Context) context.Context {
 	})
 }
 
-// maskResponse masks headers at once, and body and trailers as they are read. A compressed body stays as it is, byte for
-// byte, but breaks off before a part that holds the secret.
+// maskResponse masks headers at once, and body and trailers as they are read. A body that is still encoded cannot be
+// looked into: the transport asks for gzip alone, and unpacks it.
 func (s secret) maskResponse(resp *http.Response) error {
 	s.maskHeader(resp.Header)
-	if len(s) == 0 || resp.Body == http.NoBody {
+	if !hasBody(resp) {
+		_ = resp.Body.Close()
+		resp.Body = http.NoBody
 		return nil
 	}
-	body := resp.Body
-	var reader io.Reader
-	switch encoding := strings.ToLower(strings.Join(resp.Header.Values("Content-Encoding"), ",")); encoding {
-	case "", "identity":
-		reader = &maskingReader{secret: s, mask: s.mask(), source: body}
-	case "gzip", "x-gzip":
-		reader = &gzipGuard{secret: s, source: bufio.NewReader(body)}
-	default:
+	encoding := strings.Join(resp.Header.Values("Content-Encoding"), ",")
+	if encoding != "" && !strings.EqualFold(encoding, "identity") {
 		return fmt.Errorf("cannot pass on Console's answer in the encoding %q, which was not asked for and cannot be checked for credentials", encoding)
 	}
-	resp.Body = &maskedBody{reader: reader, body: body, done: func() { s.maskHeader(resp.Trailer) }}
+	resp.Body = &maskedBody{
+		reader: &maskingReader{secret: s, mask: s.mask(), source: resp.Body},
+		body:   resp.Body,
+		done:   func() { s.maskHeader(resp.Trailer) },
+	}
 	return nil
+}
+
+// hasBody reports whether an answer has a body. Go's HTTP/2 does not say so by http.NoBody.
+func hasBody(resp *http.Response) bool {
+	return resp.Request.Method != http.MethodHead && resp.StatusCode != http.StatusNotModified && resp.ContentLength != 0
 }
 
 // maskedBody is a body with another reader in front of it.
@@ -140,71 +142,4 @@ func (m *maskingReader) Read(p []byte) (int, error) {
 		return n, nil
 	}
 	return 0, m.err
-}
-
-var errRepeated = errors.New("the answer of Console repeats the JWT")
-
-// gzipGuard hands a compressed body on unchanged, but no byte before the text that it stands for was seen to be free of
-// the secret. It is the source of its own decompressor: what that has consumed is what can be judged.
-type gzipGuard struct {
-	secret secret
-	source *bufio.Reader
-
-	decompressor *gzip.Reader
-	chunk        [maskBuffer]byte
-	end          []byte       // of the text so far: what may be the beginning of the secret
-	consumed     bytes.Buffer // by the decompressor, and not yet judged
-	ready        bytes.Buffer // judged
-	err          error
-}
-
-func (g *gzipGuard) Read(p []byte) (int, error) {
-	for g.ready.Len() == 0 && g.err == nil && len(p) > 0 {
-		g.err = g.judge()
-	}
-	if g.ready.Len() > 0 {
-		return g.ready.Read(p)
-	}
-	return 0, g.err
-}
-
-// judge decompresses some more, and releases what was consumed for it.
-func (g *gzipGuard) judge() error {
-	if g.decompressor == nil {
-		decompressor, err := gzip.NewReader((*gzipInput)(g))
-		if err != nil {
-			return err // io.EOF for a body that is empty
-		}
-		g.decompressor = decompressor
-	}
-	n, err := g.decompressor.Read(g.chunk[:])
-	text := append(g.end, g.chunk[:n]...)
-	if bytes.Contains(text, g.secret) {
-		return errRepeated
-	}
-	if err != nil && !errors.Is(err, io.EOF) {
-		return err
-	}
-	g.end = bytes.Clone(text[len(text)-g.secret.openEnd(text):])
-	if len(g.end) == 0 || errors.Is(err, io.EOF) {
-		_, _ = g.consumed.WriteTo(&g.ready)
-	}
-	return err
-}
-
-// gzipInput records what the decompressor reads. With ReadByte, it reads no further than it needs to.
-type gzipInput gzipGuard
-
-func (g *gzipInput) Read(p []byte) (int, error) {
-	n, err := g.source.Read(p)
-	g.consumed.Write(p[:n])
-	return n, err
-}
-
-func (g *gzipInput) ReadByte() (byte, error) {
-	b, err := g.source.ReadByte()
-	if err == nil {
-		g.consumed.WriteByte(b)
-	}
-	return b, err
 }

@@ -1,11 +1,7 @@
 package main
 
 import (
-	"bufio"
-	"bytes"
-	"compress/gzip"
 	"io"
-	"regexp"
 	"strings"
 	"testing"
 	"testing/iotest"
@@ -13,9 +9,6 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 )
-
-// regexpChunk is the line between two chunks of a body.
-var regexpChunk = regexp.MustCompile(`\r\n[0-9a-f]+\r\n`)
 
 func TestSecretOfAToken(t *testing.T) {
 	t.Parallel()
@@ -51,57 +44,5 @@ func TestMaskingReader(t *testing.T) {
 		}
 	}
 	_, err := io.ReadAll(&maskingReader{secret: s, mask: s.mask(), source: iotest.ErrReader(io.ErrUnexpectedEOF)})
-	require.ErrorIs(t, err, io.ErrUnexpectedEOF)
-}
-
-func TestGzipGuard(t *testing.T) {
-	t.Parallel()
-	s := secret("ababac-secret")
-	compress := func(text string, level int) string {
-		var compressed bytes.Buffer
-		w, err := gzip.NewWriterLevel(&compressed, level)
-		require.NoError(t, err)
-		_, _ = io.WriteString(w, text)
-		require.NoError(t, w.Close())
-		return compressed.String()
-	}
-	long := strings.Repeat("some text of no interest ", 10_000)
-	for _, level := range []int{gzip.NoCompression, gzip.BestSpeed, gzip.BestCompression, gzip.HuffmanOnly} {
-		for text, free := range map[string]bool{
-			"":                          true,
-			long:                        true,
-			long + "ababac-secre":       true,
-			"ababac-secre" + long + "t": true,
-			"ababac-secret":             false,
-			long + "ababac-secret":      false,
-			"abababac-secret" + long:    false,
-		} {
-			for name, wrap := range map[string]func(io.Reader) io.Reader{
-				"at once":       func(r io.Reader) io.Reader { return r },
-				"byte for byte": iotest.OneByteReader,
-			} {
-				compressed := compress(text, level)
-				got, err := io.ReadAll(&gzipGuard{secret: s, source: bufio.NewReader(wrap(strings.NewReader(compressed)))})
-				if free {
-					require.NoError(t, err, name)
-					require.Equal(t, compressed, string(got), name)
-					continue
-				}
-				require.ErrorIs(t, err, errRepeated, name)
-				reader, err := gzip.NewReader(bytes.NewReader(got))
-				if err == nil { // else not even its header was let through
-					text, _ := io.ReadAll(reader)
-					require.Zero(t, s.openEnd(text), "%s: not even its beginning", name)
-				}
-			}
-		}
-	}
-	two := compress("ababac-", gzip.BestSpeed) + compress("secret", gzip.BestSpeed)
-	_, err := io.ReadAll(&gzipGuard{secret: s, source: bufio.NewReader(strings.NewReader(two))})
-	require.ErrorIs(t, err, errRepeated, "in two members")
-	_, err = io.ReadAll(&gzipGuard{secret: s, source: bufio.NewReader(strings.NewReader(""))})
-	require.NoError(t, err, "no body at all")
-	cut := compress(long, gzip.BestSpeed)
-	_, err = io.ReadAll(&gzipGuard{secret: s, source: bufio.NewReader(strings.NewReader(cut[:len(cut)/2]))})
 	require.ErrorIs(t, err, io.ErrUnexpectedEOF)
 }

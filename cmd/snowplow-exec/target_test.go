@@ -2,15 +2,11 @@ package main
 
 import (
 	"bufio"
-	"encoding/pem"
 	"fmt"
 	"io"
-	"log"
 	"net"
 	"net/http"
 	"net/http/httptest"
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 
@@ -30,24 +26,20 @@ func startFront(t *testing.T, start func(*httptest.Server)) *front {
 		f.arrived <- r.Host + " " + r.RequestURI
 	}))
 	f.Config.DisableGeneralOptionsHandler = true
-	f.Config.ErrorLog = log.New(io.Discard, "", 0)
 	start(f.Server)
 	t.Cleanup(f.Close)
 	return f
 }
 
-// sendRaw sends a request as it is, and returns the answer's status.
-func (c *testConsole) sendRaw(t *testing.T, request string) int {
+// dial sends a request's line and header with the stand-in, as they are, and returns both ends of the connection.
+func (c *testConsole) dial(t *testing.T, line, header string) (io.Writer, *bufio.Reader) {
 	t.Helper()
 	conn, err := net.Dial("tcp", c.address.String())
 	require.NoError(t, err)
-	defer conn.Close()
-	_, err = io.WriteString(conn, request)
+	t.Cleanup(func() { _ = conn.Close() })
+	_, err = fmt.Fprintf(conn, "%s\r\nHost: %s\r\nAuthorization: Bearer %s\r\n%s\r\n", line, c.address, c.standIn, header)
 	require.NoError(t, err)
-	response, err := http.ReadResponse(bufio.NewReader(conn), nil)
-	require.NoError(t, err, "%q", request)
-	_ = response.Body.Close()
-	return response.StatusCode
+	return conn, bufio.NewReader(conn)
 }
 
 func TestOnlyAPathAndAQueryReachConsole(t *testing.T) {
@@ -57,24 +49,18 @@ func TestOnlyAPathAndAQueryReachConsole(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			f := startFront(t, start)
-			ca := ""
-			if f.Certificate() != nil {
-				ca = filepath.Join(t.TempDir(), "ca.pem")
-				block := &pem.Block{Type: "CERTIFICATE", Bytes: f.Certificate().Raw}
-				require.NoError(t, os.WriteFile(ca, pem.EncodeToMemory(block), 0o600))
-			}
-			transport, err := newTransport(ca)
-			require.NoError(t, err)
-			t.Cleanup(transport.CloseIdleConnections)
-			c := startConsole(t, f.URL+"/base", transport, newJWT())
+			c := startConsole(t, f.Server, "/base", newJWT())
 			try := func(line string, want int, arrives string) {
-				request := strings.ReplaceAll(fmt.Sprintf("%s\r\nHost: OWN\r\nAuthorization: Bearer %s\r\nConnection: close\r\n\r\n", line, c.standIn), "OWN", c.address.String())
-				got, at := c.sendRaw(t, request), ""
+				_, conn := c.dial(t, strings.ReplaceAll(line, "OWN", c.address.String()), "Connection: close\r\n")
+				response, err := http.ReadResponse(conn, nil)
+				require.NoError(t, err, "%q", line)
+				_ = response.Body.Close()
+				at := ""
 				select {
 				case at = <-f.arrived:
 				default:
 				}
-				assert.Equal(t, want, got, "%q", line)
+				assert.Equal(t, want, response.StatusCode, "%q", line)
 				if arrives != "" {
 					arrives = f.Listener.Addr().String() + " " + arrives
 				}

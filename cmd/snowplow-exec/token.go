@@ -106,24 +106,24 @@ func (s *tokenSource) mayUse(t *token) bool {
 	return t.usable(wallClock(), errors.As(s.err, new(refusalError)))
 }
 
-// replace returns a token with another JWT than one that Console has refused, if Vault has another.
-func (s *tokenSource) replace(ctx context.Context, refused *token) *token {
+// replace returns a token with another JWT than one that Console has refused, or the same if Vault has no other.
+func (s *tokenSource) replace(ctx context.Context, refused *token) (*token, error) {
 	s.mu.Lock()
 	current, recheckAt := s.current, s.recheckAt
 	s.mu.Unlock()
 	if current.jwt != refused.jwt || wallClock().Before(recheckAt) {
-		return current
+		return current, nil
 	}
 	fresh, err := s.refresh(ctx, current, replacementWait)
 	if err != nil {
-		return refused
+		return nil, err
 	}
 	if fresh.jwt == refused.jwt {
 		s.mu.Lock()
 		s.recheckAt = wallClock().Add(retryPause)
 		s.mu.Unlock()
 	}
-	return fresh
+	return fresh, nil
 }
 
 var errStillReading = errors.New("no answer from Vault yet")

@@ -42,12 +42,12 @@ type vaultReader struct {
 func newVaultReader(mount, role string, logger hclog.Logger) (*vaultReader, error) {
 	mount = strings.Trim(mount, "/")
 	if !mountPath.MatchString(mount) || strings.Contains("/"+mount+"/", "/../") || strings.Contains("/"+mount+"/", "/./") {
-		return nil, fmt.Errorf("-mount is %q: it must be the path of a mount, for example snowplow", mount)
+		return nil, fmt.Errorf("-mount (or %s) is %q: it must be the path of a mount, for example snowplow", mountVariable, mount)
 	}
 	path := mount + "/token"
 	if role != "" {
 		if !roleName.MatchString(role) {
-			return nil, fmt.Errorf("-role is %q, which is not a role name: it may hold letters, digits, and between them dots and hyphens", role)
+			return nil, fmt.Errorf("-role (or %s) is %q, which is not a role name: it may contain letters, digits and underscores, and between them dots and hyphens", roleVariable, role)
 		}
 		path += "/" + role
 	}
@@ -160,10 +160,12 @@ func (r *vaultReader) explain(err error) error {
 	switch {
 	case !loggedIn && (response.StatusCode == http.StatusForbidden || response.StatusCode == http.StatusBadRequest):
 		return refusalError{fmt.Errorf("not logged in to Vault at %s: %s", r.address, logIn)}
-	case response.StatusCode == http.StatusForbidden && strings.Contains(said, "invalid token"):
+	// A token that is not valid: Vault 1.21 says so; Vault 1.16 and OpenBao then say nothing else, while they answer a valid
+	// token without the policy with "1 error occurred: * permission denied".
+	case response.StatusCode == http.StatusForbidden && (said == "permission denied" || strings.Contains(said, "invalid token")):
 		return refusalError{fmt.Errorf("the login to Vault at %s has expired or is not valid there: %s", r.address, logIn)}
 	case response.StatusCode == http.StatusForbidden:
-		return refusalError{fmt.Errorf("the login to Vault at %s may not read %s (%s): its policy must grant read on that path", r.address, r.path, said)}
+		return refusalError{fmt.Errorf("the login to Vault at %s may not read %s (%s): check -role and -mount, or ask for a policy that grants read on that path", r.address, r.path, said)}
 	case response.StatusCode == http.StatusNotFound:
 		return r.nothingThere()
 	case response.StatusCode == http.StatusTooManyRequests, response.StatusCode >= 500:

@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -34,7 +33,7 @@ func openTerminal(t *testing.T) (keyboard, terminal *os.File) {
 func TestCtrlCReachesTheCommandOnce(t *testing.T) {
 	t.Parallel()
 	keyboard, terminal := openTerminal(t)
-	p := newProcess(t, new(vaultServer).start(t), "TOOL", "signals")
+	p := newProcess(t, new(vaultServer).start(t), "tool", "signals")
 	p.Stdin, p.Stdout = terminal, terminal
 	p.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: true} // standard input is its terminal
 	require.NoError(t, p.Start())
@@ -67,14 +66,12 @@ func TestCtrlCReachesTheCommandOnce(t *testing.T) {
 
 func TestTheCommandCannotReadWhatSnowplowExecKnows(t *testing.T) {
 	t.Parallel()
-	p := newProcess(t, new(vaultServer).start(t), "TOOL", "peek")
+	p := newProcess(t, new(vaultServer).start(t), "tool", "peek")
 	if os.Getuid() == 0 {
 		// Root may read everything, so the program has to be someone else's; he needs a way to it.
 		const nobody = 65534
-		dir, err := os.MkdirTemp("", "snowplow-exec-test-")
-		require.NoError(t, err)
-		t.Cleanup(func() { _ = os.RemoveAll(dir) })
-		require.NoError(t, os.Chmod(dir, 0o755))
+		dir := t.TempDir()
+		require.NoError(t, os.Chmod(filepath.Dir(dir), 0o755))
 		self, err := os.Executable()
 		require.NoError(t, err)
 		content, err := os.ReadFile(self)
@@ -82,9 +79,7 @@ func TestTheCommandCannotReadWhatSnowplowExecKnows(t *testing.T) {
 		for _, name := range []string{"snowplow-exec", "tool"} {
 			require.NoError(t, os.WriteFile(filepath.Join(dir, name), content, 0o755))
 		}
-		vault := p.Env
-		p = &process{Cmd: exec.Command(filepath.Join(dir, "snowplow-exec"), filepath.Join(dir, "tool"), "peek")}
-		p.Env, p.Dir, p.Stderr = append(vault, "HOME="+dir), dir, &p.stderr
+		p.Path, p.Dir, p.Env = filepath.Join(dir, "snowplow-exec"), dir, append(p.Env, "HOME="+dir, "PATH="+dir)
 		p.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: nobody, Gid: nobody}}
 	}
 	require.Contains(t, p.expect(t, 0), "permission denied", "the environment that snowplow-exec was started with, VAULT_TOKEN included")

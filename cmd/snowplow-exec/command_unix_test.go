@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
-	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
@@ -50,36 +49,6 @@ func toolUnix(args []string) int {
 	return 99
 }
 
-func TestExitCodes(t *testing.T) {
-	t.Parallel()
-	dir := t.TempDir()
-	write := func(name, content string, mode os.FileMode) string {
-		path := filepath.Join(dir, name)
-		require.NoError(t, os.WriteFile(path, []byte(content), mode))
-		return path
-	}
-	for name, tt := range map[string]struct {
-		args []string
-		code int
-		says []string
-	}{
-		"success":            {[]string{"TOOL", "exit", "0"}, 0, nil},
-		"failure":            {[]string{"TOOL", "exit", "3"}, 3, nil},
-		"signal":             {[]string{"TOOL", "die"}, 128 + int(syscall.SIGTERM), nil},
-		"not found":          {[]string{"no-such-command"}, 127, []string{"cannot run no-such-command: executable file not found"}},
-		"not found, path":    {[]string{"./no-such-command"}, 127, []string{"cannot run ./no-such-command: no such file"}},
-		"no permission":      {[]string{write("data", "", 0o600)}, 126, []string{"permission denied"}},
-		"a folder":           {[]string{dir}, 126, []string{"is a directory"}},
-		"no program":         {[]string{write("text", "no program", 0o700)}, 126, []string{"exec format error"}},
-		"no program to read": {[]string{write("script", "#!/no/such/shell\n", 0o700)}, 127, []string{"no such file"}},
-	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			newProcess(t, new(vaultServer).start(t), tt.args...).expect(t, tt.code, tt.says...)
-		})
-	}
-}
-
 func TestSignalsArePassedOn(t *testing.T) {
 	t.Parallel()
 	// Whatever starts the tests may ignore some, as nohup does; a signal that is handled here is not ignored there.
@@ -90,7 +59,7 @@ func TestSignalsArePassedOn(t *testing.T) {
 			defer signal.Stop(handled)
 		}
 	}
-	p := newProcess(t, new(vaultServer).start(t), "TOOL", "signals")
+	p := newProcess(t, new(vaultServer).start(t), "tool", "signals")
 	p.SysProcAttr = &syscall.SysProcAttr{Setsid: true} // no terminal
 	p.start(t)
 	require.Contains(t, p.line(t), "ready")
@@ -107,7 +76,7 @@ func TestSignalsArePassedOn(t *testing.T) {
 
 func TestASignalThatIsIgnoredStaysIgnored(t *testing.T) {
 	t.Parallel()
-	p := newProcess(t, new(vaultServer).start(t), "TOOL", "signals")
+	p := newProcess(t, new(vaultServer).start(t), "tool", "signals")
 	p.Args = append([]string{"sh", "-c", `trap "" HUP; exec "$0" "$@"`, p.Path}, p.Args[1:]...)
 	p.Path = "/bin/sh"
 	p.start(t)

@@ -149,34 +149,29 @@ func (c *testConsole) do(t *testing.T, request *http.Request) answer {
 
 func TestExchange(t *testing.T) {
 	t.Parallel()
-	c := unreached(t)
-	another := unreached(t)
-	const other = "/api/msc/v1/organizations/other"
+	c, another := unreached(t), unreached(t)
+	const organizations, mine = "/api/msc/v1/organizations/", consoletest.DefaultOrganizationID
 	for name, tt := range map[string]struct {
 		method, path, id, key string
 		want                  int
 	}{
-		"v3":                                    {"GET", organizationPath + "/credentials/v3/token", c.apiKeyID, c.apiKey, 200},
-		"v2":                                    {"GET", organizationPath + "/credentials/v2/token", "", c.apiKey, 200},
-		"v3, no ID":                             {"GET", organizationPath + "/credentials/v3/token", "", c.apiKey, 401},
-		"v3, wrong ID":                          {"GET", organizationPath + "/credentials/v3/token", "wrong", c.apiKey, 401},
-		"v3, no key":                            {"GET", organizationPath + "/credentials/v3/token", c.apiKeyID, "", 401},
-		"v3, wrong key":                         {"GET", organizationPath + "/credentials/v3/token", c.apiKeyID, "wrong", 401},
-		"v3, half a key":                        {"GET", organizationPath + "/credentials/v3/token", c.apiKeyID, c.apiKey[:10], 401},
-		"v2, wrong key":                         {"GET", organizationPath + "/credentials/v2/token", c.apiKeyID, "wrong", 401},
-		"v3, the pair of another run":           {"GET", organizationPath + "/credentials/v3/token", another.apiKeyID, another.apiKey, 401},
-		"v3, another organization":              {"GET", other + "/credentials/v3/token", c.apiKeyID, c.apiKey, 404},
-		"v3, another organization, wrong key":   {"GET", other + "/credentials/v3/token", c.apiKeyID, "wrong", 401},
-		"v3, POST":                              {"POST", organizationPath + "/credentials/v3/token", c.apiKeyID, c.apiKey, 405},
-		"no exchange that there is":             {"GET", organizationPath + "/credentials/v1/token", c.apiKeyID, c.apiKey, 401},
-		"a detour to the organization":          {"GET", other + "/../" + consoletest.DefaultOrganizationID + "/credentials/v3/token", c.apiKeyID, c.apiKey, 400},
-		"a detour to it, encoded":               {"GET", other + "%2f..%2f" + consoletest.DefaultOrganizationID + "/credentials/v3/token", c.apiKeyID, c.apiKey, 400},
-		"the pair is no login for other things": {"GET", "/api/msc/v1/organizations", c.apiKeyID, c.apiKey, 401},
+		"v3":                                {"GET", mine + "/credentials/v3/token", c.apiKeyID, c.apiKey, 200},
+		"v2":                                {"GET", mine + "/credentials/v2/token", "", c.apiKey, 200},
+		"v3, no ID":                         {"GET", mine + "/credentials/v3/token", "", c.apiKey, 401},
+		"v3, wrong ID":                      {"GET", mine + "/credentials/v3/token", "wrong", c.apiKey, 401},
+		"v3, no key":                        {"GET", mine + "/credentials/v3/token", c.apiKeyID, "", 401},
+		"v3, half a key":                    {"GET", mine + "/credentials/v3/token", c.apiKeyID, c.apiKey[:10], 401},
+		"v2, wrong key":                     {"GET", mine + "/credentials/v2/token", c.apiKeyID, "wrong", 401},
+		"the pair of another run":           {"GET", mine + "/credentials/v3/token", another.apiKeyID, another.apiKey, 401},
+		"another organization":              {"GET", "other/credentials/v3/token", c.apiKeyID, c.apiKey, 404},
+		"another organization, wrong key":   {"GET", "other/credentials/v3/token", c.apiKeyID, "wrong", 401},
+		"POST":                              {"POST", mine + "/credentials/v3/token", c.apiKeyID, c.apiKey, 405},
+		"no exchange that there is":         {"GET", mine + "/credentials/v1/token", c.apiKeyID, c.apiKey, 401},
+		"a detour to the organization":      {"GET", "other/../" + mine + "/credentials/v3/token", c.apiKeyID, c.apiKey, 400},
+		"the pair is no login for the rest": {"GET", "", c.apiKeyID, c.apiKey, 401},
 	} {
-		request := c.request(t, tt.method, tt.path, nil)
-		request.Header = http.Header{}
-		request.Header.Set("X-API-Key-ID", tt.id)
-		request.Header.Set("X-API-Key", tt.key)
+		request := c.request(t, tt.method, organizations+tt.path, nil)
+		request.Header = http.Header{"X-Api-Key-Id": {tt.id}, "X-Api-Key": {tt.key}}
 		got := c.do(t, request)
 		assert.Equal(t, tt.want, got.status, name)
 		assert.Equal(t, "application/json", got.header.Get("Content-Type"), name)
@@ -232,14 +227,12 @@ func TestARequestForAnotherHostGoesNowhere(t *testing.T) {
 		"127.0.0.1":                     421,
 		"console.snowplowanalytics.com": 421,
 	} {
-		request := c.request(t, http.MethodGet, "/", nil)
-		request.Host = host
-		assert.Equal(t, want, c.do(t, request).status, host)
-		exchange := c.request(t, http.MethodGet, organizationPath+"/credentials/v3/token", nil)
-		exchange.Host = host
-		exchange.Header.Set("X-API-Key-ID", c.apiKeyID)
-		exchange.Header.Set("X-API-Key", c.apiKey)
-		assert.Equal(t, want, c.do(t, exchange).status, "the exchange at %s", host)
+		for _, path := range []string{"/", organizationPath + "/credentials/v2/token"} {
+			request := c.request(t, http.MethodGet, path, nil)
+			request.Host = host
+			request.Header.Set("X-API-Key", c.apiKey)
+			assert.Equal(t, want, c.do(t, request).status, "%s at %s", path, host)
+		}
 	}
 }
 
@@ -265,9 +258,8 @@ func TestWithoutAJWTTheToolIsToldSo(t *testing.T) {
 	c := unreached(t)
 	*c.source.current = token{jwt: c.jwt, organizationID: consoletest.DefaultOrganizationID, consoleURL: c.source.consoleURL()}
 	c.err = errors.New("cannot reach Vault")
-	for _, path := range []string{"/", organizationPath + "/credentials/v3/token"} {
+	for _, path := range []string{"/", organizationPath + "/credentials/v2/token"} {
 		request := c.request(t, http.MethodGet, path, nil)
-		request.Header.Set("X-API-Key-ID", c.apiKeyID)
 		request.Header.Set("X-API-Key", c.apiKey)
 		got := c.do(t, request)
 		require.Equal(t, 502, got.status)
@@ -319,23 +311,18 @@ func TestHeadersAreLimitedInSize(t *testing.T) {
 	require.Equal(t, 431, c.do(t, request).status)
 }
 
-// pipeListener accepts one connection, without a network: its deadlines go by the clock of a bubble.
-type pipeListener struct {
-	connections chan net.Conn
-	closed      chan struct{}
-}
+// pipeListener accepts connections without a network: their deadlines go by the clock of a bubble.
+type pipeListener chan net.Conn
 
-func (l *pipeListener) Accept() (net.Conn, error) {
-	select {
-	case conn := <-l.connections:
+func (l pipeListener) Accept() (net.Conn, error) {
+	if conn, ok := <-l; ok {
 		return conn, nil
-	case <-l.closed:
-		return nil, net.ErrClosed
 	}
+	return nil, net.ErrClosed
 }
 
-func (l *pipeListener) Close() error   { close(l.closed); return nil }
-func (l *pipeListener) Addr() net.Addr { return &net.TCPAddr{} }
+func (l pipeListener) Close() error   { close(l); return nil }
+func (l pipeListener) Addr() net.Addr { return &net.TCPAddr{} }
 
 func TestARequestHasTenSecondsUntilItIsAuthorized(t *testing.T) {
 	t.Parallel()
@@ -357,8 +344,8 @@ func TestARequestHasTenSecondsUntilItIsAuthorized(t *testing.T) {
 				c.forward = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { _, _ = io.Copy(w, r.Body) })
 				client, conn := net.Pipe()
 				defer client.Close()
-				listener := &pipeListener{make(chan net.Conn, 1), make(chan struct{})}
-				listener.connections <- conn
+				listener := make(pipeListener, 1)
+				listener <- conn
 				server := newServer(c)
 				go func() { _ = server.Serve(listener) }()
 				defer server.Close()

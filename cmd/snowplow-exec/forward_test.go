@@ -209,31 +209,17 @@ func TestExpectContinue(t *testing.T) {
 		}
 		_, _ = io.Copy(w, r.Body)
 	})
-	const header = "Expect: 100-continue\r\nContent-Length: 4\r\nConnection: close\r\n"
-	_, conn := c.dial(t, "POST /refused HTTP/1.1", header)
-	response, err := http.ReadResponse(conn, nil)
-	require.NoError(t, err)
-	require.NoError(t, response.Body.Close())
-	require.Equal(t, 413, response.StatusCode, "Console's refusal comes without the body")
-
-	writer, conn := c.dial(t, "POST /taken HTTP/1.1", header)
-	for answers := 0; ; answers++ { // one 100 is Console's, another may be the server's own
-		response, err = http.ReadResponse(conn, nil)
-		require.NoError(t, err)
-		if response.StatusCode != 100 {
-			require.Positive(t, answers)
-			break
-		}
-		require.NoError(t, response.Body.Close())
-		if answers == 0 {
-			_, err = io.WriteString(writer, "body")
-			require.NoError(t, err)
-		}
+	// The client sends no body before it is asked to.
+	c.client.Transport.(*http.Transport).ExpectContinueTimeout = time.Hour
+	for path, want := range map[string]int{"/refused": 413, "/taken": 200} {
+		body := strings.NewReader("body")
+		request := c.request(t, http.MethodPost, path, body)
+		request.Header.Set("Expect", "100-continue")
+		got := c.do(t, request)
+		require.Equal(t, want, got.status)
+		require.Equal(t, want == 200, got.body == "body")
+		require.Equal(t, want == 200, body.Len() == 0, "the body was sent")
 	}
-	defer response.Body.Close()
-	body, err := io.ReadAll(response.Body)
-	require.NoError(t, err)
-	require.Equal(t, "body", string(body))
 }
 
 func TestEventsArriveAsTheyAreSent(t *testing.T) {
@@ -249,6 +235,9 @@ func TestEventsArriveAsTheyAreSent(t *testing.T) {
 					compressed := gzip.NewWriter(w)
 					defer compressed.Close()
 					out, flush = compressed, compressed.Flush
+				}
+				if !packed {
+					w.Header().Set("Content-Length", "1000")
 				}
 				for i := range 3 {
 					_, _ = fmt.Fprintln(out, "event", i)
@@ -306,12 +295,8 @@ func TestAnswersArriveUnpacked(t *testing.T) {
 			} else {
 				_, _ = w.Write(packed)
 			}
-		case "/br":
-			w.Header().Set("Content-Encoding", "br")
-			_, _ = io.WriteString(w, text)
-		case "/broken":
+		case "/empty":
 			w.Header().Set("Content-Encoding", "gzip")
-			_, _ = io.WriteString(w, text)
 		default:
 			http.ServeContent(w, r, "text", time.Time{}, strings.NewReader(text))
 		}
@@ -338,12 +323,12 @@ func TestAnswersArriveUnpacked(t *testing.T) {
 				{"GET", "/weak", "X-Other=", 200, text, `W/"tag"`, ""},
 				{"HEAD", "/plain", "X-Other=", 200, "", `"tag"`, "6"},
 				{"HEAD", "/packed", "X-Other=", 200, "", `W/"tag"`, ""},
+				{"GET", "/empty", "X-Other=", 200, "", `W/"tag"`, "0"},
 				{"GET", "/plain", `If-None-Match="tag"`, 304, "", `"tag"`, ""},
 				{"GET", "/plain", `If-None-Match="other", W/"tag"`, 304, "", `W/"tag"`, ""},
 				{"GET", "/packed", `If-None-Match=W/"tag"`, 304, "", `W/"tag"`, ""},
 				{"GET", "/plain", "Range=bytes=2-", 206, text[2:], `"tag"`, "4"},
 				{"GET", "/packed", "Range=bytes=2-", 502, "", "", ""},
-				{"GET", "/br", "Accept-Encoding=br", 502, "", "", ""},
 			} {
 				request := c.request(t, tt.method, tt.path, nil)
 				name, value, _ := strings.Cut(tt.header, "=")
@@ -360,13 +345,6 @@ func TestAnswersArriveUnpacked(t *testing.T) {
 				assert.Equal(t, tt.etag, got.header.Get("ETag"), tt)
 				assert.Equal(t, tt.length, got.header.Get("Content-Length"), tt)
 			}
-			// Whether the headers are through already is a matter of time.
-			broken, err := c.client.Do(c.request(t, http.MethodGet, "/broken", nil))
-			if err == nil {
-				_, err = io.ReadAll(broken.Body)
-				_ = broken.Body.Close()
-			}
-			require.Error(t, err)
 		})
 	}
 }
@@ -442,11 +420,9 @@ func TestWhyConsoleCannotBeReached(t *testing.T) {
 		}
 	}))
 	t.Cleanup(refusing.Close)
-	byWay := func(proxy string) func(*http.Transport) {
-		return func(transport *http.Transport) {
-			transport.Proxy = func(*http.Request) (*url.URL, error) {
-				return url.Parse(strings.Replace(proxy, "//", "//user:canary@", 1))
-			}
+	byProxy := func(transport *http.Transport) {
+		transport.Proxy = func(*http.Request) (*url.URL, error) {
+			return url.Parse(strings.Replace(refusing.URL, "//", "//user:canary@", 1))
 		}
 	}
 	for name, tt := range map[string]struct {
@@ -458,8 +434,7 @@ func TestWhyConsoleCannotBeReached(t *testing.T) {
 		"refused":              {closed, func(*http.Transport) {}, 502, "connect: connection refused" + checkNetwork},
 		"unknown CA":           {server, func(transport *http.Transport) { transport.TLSClientConfig.RootCAs = nil }, 502, "-ca-cert"},
 		"no answer":            {server, func(transport *http.Transport) { transport.ResponseHeaderTimeout = time.Millisecond }, 504, "it does not answer" + checkNetwork},
-		"a proxy that is off":  {server, byWay(closed.URL), 502, "the proxy failed: dial tcp "},
-		"a proxy that refuses": {server, byWay(refusing.URL), 502, "the proxy failed: it answered with status 407" + checkNetwork},
+		"a proxy that refuses": {server, byProxy, 502, "the proxy failed: it answered with status 407" + checkNetwork},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -495,7 +470,7 @@ func TestWhatIsWrongWithConsoleIsLoggedOnceInARow(t *testing.T) {
 		line string // "": none
 	}{
 		{"/unreachable", "cannot reach"}, {"/unreachable", ""}, {"/refused", "refuses the JWT"}, {"/refused", ""},
-		{"/unreachable", "cannot reach"}, {"/", ""}, {"/unreachable", "cannot reach"}, {"/failed", ""}, {"/refused", "refuses the JWT"},
+		{"/unreachable", "cannot reach"}, {"/", ""}, {"/unreachable", "cannot reach"}, {"/failed", ""}, {"/unreachable", "cannot reach"},
 	} {
 		c.do(t, c.request(t, http.MethodPost, step.path, nil)) // Go repeats a GET by itself
 		logged := strings.Split(strings.TrimSuffix(c.log.String(), "\n"), "\n")

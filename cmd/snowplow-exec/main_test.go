@@ -17,6 +17,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -31,7 +32,7 @@ import (
 const vaultToken = "canary-vault-token-do-not-leak"
 
 // TestMain runs the tests, or is one of the programs that they start: snowplow-exec itself, or the command that it runs.
-// Both are links to the test's own file, so that they are what is tested, race detector included.
+// Both are links to the test's own file, first in PATH, so that they are what is tested, race detector included.
 func TestMain(m *testing.M) {
 	switch filepath.Base(os.Args[0]) {
 	case "snowplow-exec":
@@ -50,70 +51,56 @@ func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m)
 }
 
-// vaultServer answers reads of tokens as Vault with the Snowplow secrets engine does. It exchanges consoletest's key for
-// each, as an engine with reuse_period=0.
+// vaultServer answers reads of tokens as Vault with the Snowplow secrets engine does.
 type vaultServer struct {
 	*httptest.Server
-	console    *consoletest.Server
-	consoleURL string // that it answers with; empty: console's
+	consoleURL string // that it answers with; empty: of a Console that it starts
+	jwt        string // that it hands out
 	status     int    // of a failure; 0: none
 	says       string
 
 	mu    sync.Mutex
 	reads []string // their paths
-	jwts  []string // handed out
 }
 
 func (v *vaultServer) start(t *testing.T) *vaultServer {
-	v.console = consoletest.NewServer(t)
-	v.consoleURL = cmp.Or(v.consoleURL, v.console.URL)
+	console := consoletest.NewServer(t)
+	v.consoleURL = cmp.Or(v.consoleURL, console.URL)
+	v.jwt = exchange(console.URL, consoletest.DefaultAPIKeyID, consoletest.DefaultAPIKey)
 	v.Server = httptest.NewServer(v)
 	t.Cleanup(v.Close)
 	return v
 }
 
 func (v *vaultServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	v.mu.Lock()
-	defer v.mu.Unlock()
 	path := strings.TrimPrefix(r.URL.Path, "/v1/")
+	v.mu.Lock()
 	v.reads = append(v.reads, path)
-	fail := func(status int, says ...string) {
-		w.WriteHeader(status)
-		_ = json.NewEncoder(w).Encode(map[string]any{"errors": says})
-	}
+	v.mu.Unlock()
+	status, says := v.status, []string{v.says}
 	switch {
 	case r.Header.Get("X-Vault-Token") == "":
-		fail(http.StatusForbidden, "permission denied")
-		return
+		status, says = http.StatusForbidden, []string{"permission denied"}
 	case r.Header.Get("X-Vault-Token") != vaultToken:
-		fail(http.StatusForbidden, "2 errors occurred:\n\t* permission denied\n\t* invalid token\n\n")
-		return
-	case v.status != 0:
-		fail(v.status, v.says)
-		return
-	case !slices.Contains([]string{"snowplow/token", "snowplow/token/analytics", "team/a/token", "team/a/token/analytics"}, path):
-		fail(http.StatusNotFound)
+		status, says = http.StatusForbidden, []string{"2 errors occurred:\n\t* permission denied\n\t* invalid token\n\n"}
+	case v.status == 0 && !slices.Contains([]string{"snowplow/token", "snowplow/token/analytics", "team/a/token", "team/a/token/analytics"}, path):
+		status, says = http.StatusNotFound, nil
+	}
+	if status != 0 {
+		w.WriteHeader(status)
+		_ = json.NewEncoder(w).Encode(map[string]any{"errors": says})
 		return
 	}
-	jwt := exchange(v.console.URL, consoletest.DefaultAPIKeyID, consoletest.DefaultAPIKey)
-	v.jwts = append(v.jwts, jwt)
-	_ = json.NewEncoder(w).Encode(map[string]any{
-		"lease_id":       "snowplow/token/1",
-		"lease_duration": 3600,
-		"data": map[string]any{
-			"access_token":    jwt,
-			"token_type":      "Bearer",
-			"organization_id": consoletest.DefaultOrganizationID,
-			"console_url":     v.consoleURL,
-			"expires_at":      time.Now().Add(24 * time.Hour).UTC().Format(time.RFC3339),
-		},
-	})
+	_ = json.NewEncoder(w).Encode(map[string]any{"lease_id": "snowplow/token/1", "lease_duration": 3600, "data": map[string]any{
+		"access_token": v.jwt, "token_type": "Bearer", "organization_id": consoletest.DefaultOrganizationID,
+		"console_url": v.consoleURL, "expires_at": time.Now().Add(24 * time.Hour).UTC().Format(time.RFC3339),
+	}})
 }
 
-func (v *vaultServer) given() (reads, jwts []string) {
+func (v *vaultServer) readsSoFar() []string {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	return v.reads, v.jwts
+	return v.reads
 }
 
 // exchange returns the JWT for a key pair, empty if Console has none.
@@ -151,34 +138,24 @@ func bearer(jwt string) http.Header { return http.Header{"Authorization": {"Bear
 // process is snowplow-exec as a program.
 type process struct {
 	*exec.Cmd
-	tool   string // the path of the command that tests run
 	stdin  io.WriteCloser
 	stdout *bufio.Reader
 	stderr bytes.Buffer
 }
 
-// program makes links to this test, and returns where they are.
-func program(t *testing.T, name string) string {
-	t.Helper()
-	self, err := os.Executable()
-	require.NoError(t, err)
-	link := filepath.Join(t.TempDir(), name)
-	require.NoError(t, os.Symlink(self, link))
-	return link
-}
-
 // newProcess prepares snowplow-exec, to be run by the user of a Vault. HOME is empty: no token helper has a login.
 func newProcess(t *testing.T, vault *vaultServer, args ...string) *process {
 	t.Helper()
-	p := &process{tool: program(t, "tool")}
-	for i, arg := range args {
-		if arg == "TOOL" {
-			args[i] = p.tool
-		}
+	self, err := os.Executable()
+	require.NoError(t, err)
+	dir := t.TempDir()
+	for _, name := range []string{"snowplow-exec", "tool"} {
+		require.NoError(t, os.Symlink(self, filepath.Join(dir, name)))
 	}
-	p.Cmd = exec.Command(program(t, "snowplow-exec"), args...)
+	p := &process{Cmd: exec.Command(filepath.Join(dir, "snowplow-exec"), args...)}
 	// With the race detector, a program otherwise waits for a second at its end.
-	p.Env = append(os.Environ(), "GORACE=atexit_sleep_ms=0", "HOME="+t.TempDir(), "VAULT_TOKEN="+vaultToken, "VAULT_MAX_RETRIES=0", "VAULT_ADDR="+vault.URL)
+	p.Env = append(os.Environ(), "GORACE=atexit_sleep_ms=0", "HOME="+t.TempDir(), "PATH="+dir+string(os.PathListSeparator)+os.Getenv("PATH"),
+		"VAULT_TOKEN="+vaultToken, "VAULT_MAX_RETRIES=0", "VAULT_ADDR="+vault.URL)
 	p.Stderr = &p.stderr
 	return p
 }
@@ -214,7 +191,9 @@ func (p *process) expect(t *testing.T, code int, says ...string) (stdout string)
 	require.True(t, err == nil || errors.As(err, new(*exec.ExitError)), "%v", err)
 	stderr := p.stderr.String()
 	require.Equal(t, code, p.ProcessState.ExitCode(), "standard error: %s", stderr)
-	require.Equal(t, min(1, len(says)), strings.Count(stderr, "\n"), "lines: %s", stderr)
+	for _, once := range []string{"\n", "snowplow-exec: "} {
+		require.Equal(t, min(1, len(says)), strings.Count(stderr, once), "one line: %s", stderr)
+	}
 	for _, want := range says {
 		require.Contains(t, stderr, want)
 	}
@@ -263,7 +242,7 @@ func look() int {
 func TestTheCommandWorksAndSeesNeitherKeyNorJWTNorLogin(t *testing.T) {
 	t.Parallel()
 	vault := new(vaultServer).start(t)
-	p := newProcess(t, vault, "-role=analytics", "-log-level=debug", "--", "TOOL", "look", "--flag", "-x")
+	p := newProcess(t, vault, "-role=analytics", "-log-level=debug", "--", "tool", "look", "--flag", "-x")
 	// A key of the caller's, other secrets of Vault's, and a proxy that nothing may be asked of.
 	p.Env = append(p.Env, "SNOWPLOW_CONSOLE_API_KEY="+consoletest.DefaultAPIKey, "SNOWPLOW_CONSOLE_HOST=https://example.com",
 		"VAULT_CLIENT_TIMEOUT=30s", "VAULT_ID_TOKEN="+vaultToken, "BAO_TOKEN="+vaultToken,
@@ -276,10 +255,8 @@ func TestTheCommandWorksAndSeesNeitherKeyNorJWTNorLogin(t *testing.T) {
 	require.NoError(t, json.Unmarshal([]byte(out), &s))
 	require.Equal(t, 200, s.Status)
 	require.Contains(t, s.Organizations, consoletest.DefaultOrganizationID, "the JWT's own organizations")
-	reads, jwts := vault.given()
-	require.Equal(t, []string{"snowplow/token/analytics"}, reads)
-	require.Len(t, jwts, 1)
-	claims, signature, ok := splitJWT(jwts[0])
+	require.Equal(t, []string{"snowplow/token/analytics"}, vault.readsSoFar())
+	claims, signature, ok := splitJWT(vault.jwt)
 	require.True(t, ok)
 	standInClaims, standInSignature, ok := splitJWT(s.StandIn)
 	require.True(t, ok, "the stand-in is a JWT")
@@ -293,99 +270,99 @@ func TestTheCommandWorksAndSeesNeitherKeyNorJWTNorLogin(t *testing.T) {
 	}
 	assert.NotContains(t, p.stderr.String(), standInSignature, "the stand-in in the log")
 	assert.Contains(t, p.stderr.String(), "method=GET path=/api/msc/v1/organizations status=200", "debug logs requests")
-	for _, variable := range s.Environment {
-		name, value, _ := strings.Cut(variable, "=")
-		assert.NotContains(t, strings.ToUpper(name), "VAULT")
-		if name == "SNOWPLOW_CONSOLE_TOKEN" {
-			assert.Equal(t, s.StandIn, value)
-		}
-	}
-	assert.Subset(t, s.Environment, []string{"KEPT=a=b", "NO_PROXY=" + loopbackHosts, "no_proxy=" + loopbackHosts})
-	for _, name := range []string{"HOST", "ORG_ID", "API_KEY_ID", "API_KEY", "API_URL", "TOKEN"} {
-		assert.Equal(t, 1, strings.Count("\n"+strings.Join(s.Environment, "\n"), "\nSNOWPLOW_CONSOLE_"+name+"="), name)
-	}
+	assert.NotContains(t, strings.ToUpper(strings.Join(s.Environment, "\n")), "VAULT_")
+	assert.Subset(t, s.Environment, []string{"KEPT=a=b", "NO_PROXY=" + loopbackHosts, "SNOWPLOW_CONSOLE_TOKEN=" + s.StandIn})
 }
 
-func TestOneLineSaysWhyACommandIsNotStarted(t *testing.T) {
+func TestExitCodeAndTheLineThatSaysWhy(t *testing.T) {
 	t.Parallel()
 	const denied = "1 error occurred:\n\t* permission denied\n\n"
+	dir := t.TempDir()
+	write := func(name, content string, mode os.FileMode) string {
+		path := filepath.Join(dir, name)
+		require.NoError(t, os.WriteFile(path, []byte(content), mode))
+		return path
+	}
+	write(".vault-token", vaultToken+"\n", 0o600)
 	for name, tt := range map[string]struct {
-		args, env string // separated by spaces
-		status    int    // of Vault's
-		vault     string // what it says
-		code      int
-		says      []string
+		flags, command, env string // separated by spaces; the command is "tool look" by default
+		status              int    // of Vault's
+		vault               string // what it says
+		code                int
+		says                []string
+		read                string // from Vault, for a command that looked around
 	}{
 		"no login":              {env: "VAULT_TOKEN=", code: 1, says: []string{"not logged in to Vault at http://", `run "vault login"`}},
 		"login expired":         {env: "VAULT_TOKEN=expired", code: 1, says: []string{"has expired", `run "vault login"`}},
 		"login expired, 1.16":   {status: 403, vault: "permission denied", code: 1, says: []string{"has expired", `run "vault login"`}},
 		"no permission":         {status: 403, vault: denied, code: 1, says: []string{"may not read snowplow/token (", "check -role and -mount", "grants read"}},
-		"unknown role":          {args: "-role=nobody", status: 400, vault: `unknown role "nobody"`, code: 1, says: []string{`unknown role "nobody"`}},
-		"other mount":           {args: "-mount=elsewhere", code: 1, says: []string{"nothing at elsewhere/token", "set -mount"}},
-		"no mount":              {args: "-mount=../sys", code: 1, says: []string{`-mount (or SNOWPLOW_EXEC_MOUNT) is "../sys"`}},
-		"no role name":          {args: "-role=../config", code: 1, says: []string{`-role (or SNOWPLOW_EXEC_ROLE) is "../config"`}},
+		"unknown role":          {flags: "-role=nobody", status: 400, vault: `unknown role "nobody"`, code: 1, says: []string{`unknown role "nobody"`}},
+		"other mount":           {flags: "-mount=elsewhere", code: 1, says: []string{"nothing at elsewhere/token", "set -mount"}},
+		"no mount":              {flags: "-mount=../sys", code: 1, says: []string{`-mount (or SNOWPLOW_EXEC_MOUNT) is "../sys"`}},
+		"no role name":          {flags: "-role=../config", code: 1, says: []string{`-role (or SNOWPLOW_EXEC_ROLE) is "../config"`}},
 		"sealed":                {status: 503, vault: "Vault is sealed", code: 1, says: []string{"Vault is sealed"}},
 		"unreachable":           {env: "VAULT_ADDR=http://user:canary-password@127.0.0.1:1", code: 1, says: []string{"cannot reach Vault at http://user:xxxxx@127.0.0.1:1", "check VAULT_ADDR"}},
 		"no address":            {env: "VAULT_ADDR=:", code: 1, says: []string{"settings for Vault"}},
-		"no CA file":            {args: "-ca-cert=/does/not/exist", code: 1, says: []string{"-ca-cert"}},
-		"no CA in it":           {args: "-ca-cert=main_test.go", code: 1, says: []string{"holds no certificate"}},
-		"other address":         {args: "-listen=0.0.0.0:0", code: 1, says: []string{"must be a loopback address"}},
-		"a name":                {args: "-listen=example.com:0", code: 1, says: []string{"must be a loopback address"}},
-		"all addresses":         {args: "-listen=:0", code: 1, says: []string{"must be a loopback address"}},
-		"no port":               {args: "-listen=127.0.0.1", code: 1, says: []string{"an address and a port"}},
-		"wrong flag":            {args: "-wrong", code: 2, says: []string{"flag provided but not defined: -wrong; see snowplow-exec -help"}},
-		"wrong level":           {args: "-log-level=loud", code: 2, says: []string{"it must be debug"}},
-		"an empty role":         {args: "-role=", env: "SNOWPLOW_EXEC_ROLE=analytics", code: 2, says: []string{"-role is empty: name a role, or omit it"}},
-		"an empty mount":        {args: "-mount=", code: 2, says: []string{"-mount is empty: name the mount, or omit it"}},
+		"no CA file":            {flags: "-ca-cert=/does/not/exist", code: 1, says: []string{"-ca-cert"}},
+		"no CA in it":           {flags: "-ca-cert=main_test.go", code: 1, says: []string{"holds no certificate"}},
+		"other address":         {flags: "-listen=0.0.0.0:0", code: 1, says: []string{"must be a loopback address"}},
+		"a name":                {flags: "-listen=example.com:0", code: 1, says: []string{"must be a loopback address"}},
+		"all addresses":         {flags: "-listen=:0", code: 1, says: []string{"must be a loopback address"}},
+		"no port":               {flags: "-listen=127.0.0.1", code: 1, says: []string{"an address and a port"}},
+		"wrong flag":            {flags: "-wrong", code: 2, says: []string{"flag provided but not defined: -wrong; see snowplow-exec -help"}},
+		"wrong level":           {flags: "-log-level=loud", code: 2, says: []string{"it must be debug"}},
+		"an empty role":         {flags: "-role=", env: "SNOWPLOW_EXEC_ROLE=analytics", code: 2, says: []string{"-role is empty: name a role, or omit it"}},
+		"an empty mount":        {flags: "-mount=", code: 2, says: []string{"-mount is empty: name the mount, or omit it"}},
 		"a variable, empty":     {env: "SNOWPLOW_EXEC_ROLE=", code: 2, says: []string{"SNOWPLOW_EXEC_ROLE is empty"}},
 		"the other one, empty":  {env: "SNOWPLOW_EXEC_MOUNT=", code: 2, says: []string{"SNOWPLOW_EXEC_MOUNT is empty"}},
 		"a variable, no mount":  {env: "SNOWPLOW_EXEC_MOUNT=elsewhere", code: 1, says: []string{"nothing at elsewhere/token"}},
 		"a variable, no role":   {env: "SNOWPLOW_EXEC_ROLE=nobody", code: 1, says: []string{"nothing at snowplow/token/nobody"}},
-		"a flag and a variable": {args: "-role=nobody", env: "SNOWPLOW_EXEC_ROLE=analytics", code: 1, says: []string{"nothing at snowplow/token/nobody"}},
+		"a flag and a variable": {flags: "-role=nobody", env: "SNOWPLOW_EXEC_ROLE=analytics", code: 1, says: []string{"nothing at snowplow/token/nobody"}},
+
+		"the defaults":             {read: "snowplow/token"},
+		"a flag":                   {flags: "-role=analytics", env: "SNOWPLOW_EXEC_ROLE=", read: "snowplow/token/analytics"},
+		"variables":                {env: "SNOWPLOW_EXEC_ROLE=analytics SNOWPLOW_EXEC_MOUNT=team/a", read: "team/a/token/analytics"},
+		"the token helper's login": {flags: "-mount=/team/a/", env: "VAULT_TOKEN= HOME=" + dir, read: "team/a/token"},
+
+		"success":            {command: "tool exit 0"},
+		"failure":            {command: "tool exit 3", code: 3},
+		"signal":             {command: "tool die", code: 128 + int(syscall.SIGTERM)},
+		"not found":          {command: "no-such-command", code: 127, says: []string{"cannot run no-such-command: executable file not found"}},
+		"not found, path":    {command: "./no-such-command", code: 127, says: []string{"cannot run ./no-such-command: no such file"}},
+		"not allowed":        {command: write("data", "", 0o600), code: 126, says: []string{"permission denied"}},
+		"a folder":           {command: dir, code: 126, says: []string{"is a directory"}},
+		"no program":         {command: write("text", "no program", 0o700), code: 126, says: []string{"exec format error"}},
+		"no program to read": {command: write("script", "#!/no/such/shell\n", 0o700), code: 127, says: []string{"no such file"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			vault := &vaultServer{status: tt.status, says: tt.vault}
-			p := newProcess(t, vault.start(t), append(strings.Fields(tt.args), "TOOL", "look")...)
+			vault := (&vaultServer{status: tt.status, says: tt.vault}).start(t)
+			p := newProcess(t, vault, strings.Fields(tt.flags+" "+cmp.Or(tt.command, "tool look"))...)
 			p.Env = append(p.Env, strings.Fields(tt.env)...)
-			require.Empty(t, p.expect(t, tt.code, append(tt.says, "snowplow-exec: ")...), "the command has run")
+			out := p.expect(t, tt.code, tt.says...)
+			if tt.read == "" {
+				require.Empty(t, out, "the command has run")
+				return
+			}
+			require.Contains(t, out, `"Status":200`)
+			require.Equal(t, []string{tt.read}, vault.readsSoFar())
 		})
 	}
 }
 
-func TestTheCommandRunsWith(t *testing.T) {
+func TestAProxyVariableThatIsNoURL(t *testing.T) {
 	t.Parallel()
-	home := t.TempDir()
-	require.NoError(t, os.WriteFile(filepath.Join(home, ".vault-token"), []byte(vaultToken+"\n"), 0o600))
-	for name, tt := range map[string]struct {
-		args, env, consoleURL string
-		read                  string
-		status                int // of Console's, as the command sees it
-		says                  []string
-	}{
-		"the defaults":               {read: "snowplow/token", status: 200},
-		"a flag":                     {args: "-role=analytics", env: "SNOWPLOW_EXEC_ROLE=", read: "snowplow/token/analytics", status: 200},
-		"variables":                  {env: "SNOWPLOW_EXEC_ROLE=analytics SNOWPLOW_EXEC_MOUNT=team/a", read: "team/a/token/analytics", status: 200},
-		"the token helper's login":   {args: "-mount=/team/a/", env: "VAULT_TOKEN= HOME=" + home, read: "team/a/token", status: 200},
-		"a proxy variable of no URL": {env: "HTTPS_PROXY=http://user:canary-password%@127.0.0.1:1", consoleURL: "https://console.invalid", read: "snowplow/token", status: 502, says: []string{"[WARN]  snowplow-exec: cannot reach Snowplow Console at console.invalid: the proxy variable HTTPS_PROXY is not a valid URL"}},
-	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			vault := (&vaultServer{consoleURL: tt.consoleURL}).start(t)
-			p := newProcess(t, vault, append(strings.Fields(tt.args), "TOOL", "look")...)
-			p.Env = append(p.Env, strings.Fields(tt.env)...)
-			require.Contains(t, p.expect(t, 0, tt.says...), fmt.Sprintf(`"Status":%d`, tt.status))
-			reads, _ := vault.given()
-			require.Equal(t, []string{tt.read}, reads)
-		})
-	}
+	p := newProcess(t, (&vaultServer{consoleURL: "https://console.invalid"}).start(t), "tool", "look")
+	p.Env = append(p.Env, "HTTPS_PROXY=http://user:canary-password%@127.0.0.1:1")
+	out := p.expect(t, 0, "[WARN]  snowplow-exec: cannot reach Snowplow Console at console.invalid: the proxy variable HTTPS_PROXY is not a valid URL")
+	require.Contains(t, out, `"Status":502`)
 }
 
 func TestCommandLine(t *testing.T) {
 	t.Parallel()
-	for args, want := range map[string]string{"-help": "-role=analytics -- snowplow-cli", "-version": "snowplow-exec v0.0.0-dev (commit unknown)\n"} {
+	for arg, want := range map[string]string{"-help": "-role=analytics -- snowplow-cli", "-version": "snowplow-exec v0.0.0-dev (commit unknown)\n"} {
 		var stdout, stderr bytes.Buffer
-		require.Equal(t, 0, run([]string{args}, &stdout, &stderr))
+		require.Equal(t, 0, run([]string{arg}, &stdout, &stderr))
 		require.Contains(t, stdout.String(), want)
 		require.Empty(t, stderr.String())
 	}

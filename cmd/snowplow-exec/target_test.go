@@ -3,7 +3,6 @@ package main
 import (
 	"bufio"
 	"fmt"
-	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -14,55 +13,41 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// front is a server that answers for Console and for the host of someone else, and notes what arrives for either.
-type front struct {
-	*httptest.Server
-	arrived chan string
-}
-
-func startFront(t *testing.T, start func(*httptest.Server)) *front {
-	f := &front{arrived: make(chan string, 1)}
-	f.Server = httptest.NewUnstartedServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
-		f.arrived <- r.Host + " " + r.RequestURI
-	}))
-	f.Config.DisableGeneralOptionsHandler = true
-	start(f.Server)
-	t.Cleanup(f.Close)
-	return f
-}
-
-// dial sends a request's line and header with the stand-in, as they are, and returns both ends of the connection.
-func (c *testConsole) dial(t *testing.T, line, header string) (io.Writer, *bufio.Reader) {
+// send sends a request's line and header with the stand-in, as they are, and returns the connection to read from.
+func (c *testConsole) send(t *testing.T, line, header string) *bufio.Reader {
 	t.Helper()
 	conn, err := net.Dial("tcp", c.address.String())
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = conn.Close() })
 	_, err = fmt.Fprintf(conn, "%s\r\nHost: %s\r\nAuthorization: Bearer %s\r\n%s\r\n", line, c.address, c.standIn, header)
 	require.NoError(t, err)
-	return conn, bufio.NewReader(conn)
+	return bufio.NewReader(conn)
 }
 
 func TestOnlyAPathAndAQueryReachConsole(t *testing.T) {
 	t.Parallel()
-	// OWN is the address of snowplow-exec. Where no status is given, the target is refused with 400.
+	// The front answers for Console and for the host of someone else. OWN is the address of snowplow-exec.
 	for name, start := range map[string]func(*httptest.Server){"http": (*httptest.Server).Start, "https": (*httptest.Server).StartTLS} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			f := startFront(t, start)
-			c := startConsole(t, f.Server, "/base", newJWT())
+			arrived := make(chan string, 1)
+			front := httptest.NewUnstartedServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { arrived <- r.Host + " " + r.RequestURI }))
+			front.Config.DisableGeneralOptionsHandler = true
+			start(front)
+			t.Cleanup(front.Close)
+			c := startConsole(t, front, "/base", newJWT())
 			try := func(line string, want int, arrives string) {
-				_, conn := c.dial(t, strings.ReplaceAll(line, "OWN", c.address.String()), "Connection: close\r\n")
-				response, err := http.ReadResponse(conn, nil)
+				response, err := http.ReadResponse(c.send(t, strings.ReplaceAll(line, "OWN", c.address.String()), "Connection: close\r\n"), nil)
 				require.NoError(t, err, "%q", line)
 				_ = response.Body.Close()
 				at := ""
 				select {
-				case at = <-f.arrived:
+				case at = <-arrived:
 				default:
 				}
 				assert.Equal(t, want, response.StatusCode, "%q", line)
 				if arrives != "" {
-					arrives = f.Listener.Addr().String() + " " + arrives
+					arrives = front.Listener.Addr().String() + " " + arrives
 				}
 				assert.Equal(t, arrives, at, "%q", line)
 			}
@@ -104,6 +89,7 @@ func TestOnlyAPathAndAQueryReachConsole(t *testing.T) {
 				"CONNECT OWN HTTP/1.1":                  400,
 				"CONNECT http://other.example HTTP/1.1": 400,
 				"CONNECT /a HTTP/1.1":                   405,
+				"TRACE / HTTP/1.1":                      405,
 				"PRI * HTTP/2.0":                        400,
 				"GET  / HTTP/1.1":                       400,
 				"GET / / HTTP/1.1":                      400,

@@ -141,34 +141,22 @@ func TestAJWTThatExpiresWhileVaultIsWaitedFor(t *testing.T) {
 
 func TestWithVaultOutOfReachTheJWTServesAsLongAsItIsValid(t *testing.T) {
 	inBubble(t, func(t *testing.T, v *vaultFake, s *tokenSource) {
-		v.err = errors.New("cannot reach Vault")
-		time.Sleep(24*time.Hour - time.Minute)
-		for range 59 {
-			require.Equal(t, "first", s.jwt(t))
-			time.Sleep(time.Second)
-		}
-		require.Equal(t, 6, v.reads, "one in 10 seconds")
-		time.Sleep(time.Second)
-		_, err := s.get(t.Context())
-		require.ErrorIs(t, err, v.err)
-		v.err = nil
-		time.Sleep(retryPause)
-		require.Equal(t, "second", s.jwt(t), "Vault is back")
-	})
-}
-
-func TestEachOutageOfVaultIsLoggedOnce(t *testing.T) {
-	inBubble(t, func(t *testing.T, v *vaultFake, s *tokenSource) {
 		for outage := 1; outage <= 2; outage++ {
-			v.err = errors.New("cannot reach Vault")
-			time.Sleep(time.Hour)
-			for range 10 {
-				s.jwt(t)
-				time.Sleep(retryPause)
+			v.err, v.reads = errors.New("cannot reach Vault"), 0
+			current := s.peek()
+			time.Sleep(24*time.Hour - time.Minute)
+			for range 59 {
+				require.Equal(t, current.jwt, s.jwt(t))
+				time.Sleep(time.Second)
 			}
-			require.Equal(t, outage, bytes.Count(v.log.Bytes(), []byte("could not get a new JWT: error=\"cannot reach Vault\"\n")), v.log.String())
+			require.Equal(t, 6, v.reads, "one in 10 seconds")
+			time.Sleep(time.Second)
+			_, err := s.get(t.Context())
+			require.ErrorIs(t, err, v.err)
+			require.Equal(t, outage, bytes.Count(v.log.Bytes(), []byte("could not get a new JWT: error=\"cannot reach Vault\"\n")), "each outage is logged once: %s", &v.log)
 			v.err = nil
-			s.jwt(t)
+			time.Sleep(retryPause)
+			require.Equal(t, "second", s.jwt(t), "Vault is back")
 		}
 	})
 }

@@ -82,5 +82,7 @@ func TestTheCommandCannotReadWhatSnowplowExecKnows(t *testing.T) {
 		p.Path, p.Dir, p.Env = filepath.Join(dir, "snowplow-exec"), dir, append(p.Env, "HOME="+dir, "PATH="+dir)
 		p.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: nobody, Gid: nobody}}
 	}
-	require.Contains(t, p.expect(t, 0), "permission denied", "the environment that snowplow-exec was started with, VAULT_TOKEN included")
+	out, err := p.Output()
+	require.NoError(t, err, "standard error: %s", &p.stderr)
+	require.Contains(t, string(out), "permission denied", "the environment that snowplow-exec was started with, VAULT_TOKEN included")
 }

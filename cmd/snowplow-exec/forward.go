@@ -28,14 +28,7 @@ const answerTimeout = 5 * time.Minute
 // newTransport makes the transport to Console. Proxies are the environment's, never for a loopback address.
 func newTransport(caCert string) (*http.Transport, error) {
 	transport := cleanhttp.DefaultPooledTransport()
-	transport.Proxy = proxy.FromEnvironment
-	transport.OnProxyConnectResponse = func(_ context.Context, _ *url.URL, _ *http.Request, answer *http.Response) error {
-		if answer.StatusCode == http.StatusOK {
-			return nil
-		}
-		// Go would quote the proxy's text, which can repeat the password for it.
-		return &net.OpError{Op: "proxyconnect", Err: fmt.Errorf("it answered with status %d", answer.StatusCode)}
-	}
+	proxy.Configure(transport)
 	transport.TLSClientConfig = &tls.Config{MinVersion: tls.VersionTLS12}
 	transport.ResponseHeaderTimeout = answerTimeout
 	if caCert == "" {
@@ -177,6 +170,7 @@ type consoleError struct {
 func newConsoleError(host string, err error) *consoleError {
 	var (
 		variable    proxy.VariableError
+		tunnel      proxy.ConnectError
 		certificate *tls.CertificateVerificationError
 		operation   *net.OpError
 		timeout     net.Error
@@ -186,10 +180,12 @@ func newConsoleError(host string, err error) *consoleError {
 	switch {
 	case errors.As(err, &variable):
 		reason, remedy = variable.Error(), ""
+	case errors.As(err, &tunnel):
+		reason = tunnel.Error()
 	case errors.As(err, &certificate):
 		reason, remedy = oneLine(certificate.Error()), ": if a CA of your own signed the certificate, name that CA's file with -ca-cert"
 	case errors.As(err, &operation) && operation.Op == "proxyconnect":
-		reason = "the proxy failed: " + oneLine(operation.Err.Error())
+		reason = "the proxy cannot be reached: " + oneLine(operation.Err.Error())
 	case errors.As(err, &operation):
 		reason = oneLine(operation.Err.Error())
 	case timedOut:

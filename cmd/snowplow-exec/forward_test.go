@@ -406,9 +406,9 @@ func TestWhyConsoleCannotBeReached(t *testing.T) {
 		}
 	}))
 	t.Cleanup(refusing.Close)
-	byProxy := func(transport *http.Transport) {
-		transport.Proxy = func(*http.Request) (*url.URL, error) {
-			return url.Parse(strings.Replace(refusing.URL, "//", "//user:canary@", 1))
+	by := func(proxy string) func(*http.Transport) {
+		return func(transport *http.Transport) {
+			transport.Proxy = func(*http.Request) (*url.URL, error) { return url.Parse("http://user:canary@" + proxy) }
 		}
 	}
 	for name, tt := range map[string]struct {
@@ -420,7 +420,8 @@ func TestWhyConsoleCannotBeReached(t *testing.T) {
 		"refused":              {closed, func(*http.Transport) {}, 502, "connect: connection refused" + checkNetwork},
 		"unknown CA":           {server, func(transport *http.Transport) { transport.TLSClientConfig.RootCAs = nil }, 502, "-ca-cert"},
 		"no answer":            {server, func(transport *http.Transport) { transport.ResponseHeaderTimeout = time.Millisecond }, 504, "it does not answer" + checkNetwork},
-		"a proxy that refuses": {server, byProxy, 502, "the proxy failed: it answered with status 407" + checkNetwork},
+		"a proxy that refuses": {server, by(refusing.Listener.Addr().String()), 502, "the proxy answered with status 407 Proxy Authentication Required" + checkNetwork},
+		"a proxy that is off":  {server, by(closed.Listener.Addr().String()), 502, "the proxy cannot be reached: "},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

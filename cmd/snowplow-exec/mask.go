@@ -36,9 +36,6 @@ func newSecret(jwt string) secret {
 func (s secret) mask() []byte { return bytes.Repeat([]byte("*"), len(s)) }
 
 func (s secret) maskText(text string) string {
-	if len(s) == 0 {
-		return text
-	}
 	return strings.ReplaceAll(text, string(s), string(s.mask()))
 }
 

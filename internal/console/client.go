@@ -11,7 +11,6 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/http"
-	"net/url"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -56,7 +55,7 @@ func NewClient(transport http.RoundTripper, userAgent string) *Client {
 func NewTransport(caCert string) (http.RoundTripper, error) {
 	transport := cleanhttp.DefaultPooledTransport()
 	transport.TLSClientConfig = &tls.Config{MinVersion: tls.VersionTLS12}
-	transport.Proxy = proxy.FromEnvironment
+	proxy.Configure(transport)
 	// For one small request now and then, HTTP/2 gains nothing, and its connections would outlive their mount.
 	transport.ForceAttemptHTTP2 = false
 	// The exchange as a whole is bounded by request_timeout; a shorter bound within it would blur "no answer".
@@ -64,12 +63,6 @@ func NewTransport(caCert string) (http.RoundTripper, error) {
 	transport.MaxResponseHeaderBytes = maxAnswerHeader
 	// Snowplow sends no answer that unpacks to a gigabyte.
 	transport.DisableCompression = true
-	transport.OnProxyConnectResponse = func(_ context.Context, _ *url.URL, _ *http.Request, answer *http.Response) error {
-		if answer.StatusCode == http.StatusOK {
-			return nil
-		}
-		return proxyError{answer.StatusCode}
-	}
 	if caCert != "" {
 		certificates, err := ParseCACert(caCert)
 		if err != nil {
@@ -86,11 +79,6 @@ func NewTransport(caCert string) (http.RoundTripper, error) {
 	}
 	return transport, nil
 }
-
-// proxyError is a proxy's answer to CONNECT that is not 200.
-type proxyError struct{ status int }
-
-func (e proxyError) Error() string { return "the proxy answered with status " + statusLine(e.status) }
 
 // ParseCACert reads a bundle of PEM certificates. Around them it may have blank lines and lines that begin with #:
 // anything else is a damaged block, which would silently not be trusted.

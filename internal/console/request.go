@@ -10,6 +10,8 @@ import (
 	"strings"
 	"sync/atomic"
 	"time"
+
+	"github.com/snowplow-vault/vault-plugin-secrets-snowplow/internal/proxy"
 )
 
 // v1Audience is the API that a JWT of the password flow is asked for.
@@ -52,13 +54,13 @@ func (e *exchange) try(ctx context.Context) (Token, *Error) {
 	e.started = time.Now()
 	answer, err := e.client.http.Do(request)
 	e.answered = time.Now()
-	var proxy proxyError
+	var tunnel proxy.ConnectError
 	switch {
 	case err == nil:
 		defer answer.Body.Close()
 		return e.judge(answer)
-	case errors.As(err, &proxy):
-		return Token{}, e.unreachable("%s", proxy)
+	case errors.As(err, &tunnel):
+		return Token{}, e.unreachable("%s", tunnel)
 	case ctx.Err() != nil:
 		return Token{}, e.timedOut() // or the caller's context has ended, which is the caller's to see
 	}

@@ -3,6 +3,8 @@
 package proxy
 
 import (
+	"context"
+	"fmt"
 	"net/http"
 	"net/netip"
 	"net/url"
@@ -20,8 +22,27 @@ func (e VariableError) Error() string {
 	return "the proxy variable " + e.Name + " is not a valid URL (write a % in its user name or password as %25)"
 }
 
-// FromEnvironment is for http.Transport.Proxy. It reads the environment at each call.
-func FromEnvironment(request *http.Request) (*url.URL, error) {
+// ConnectError reports that a proxy refused a tunnel. Go would quote the proxy's own words, which can repeat the password
+// for it.
+type ConnectError struct{ Status int }
+
+func (e ConnectError) Error() string {
+	return strings.TrimSpace(fmt.Sprintf("the proxy answered with status %d %s", e.Status, http.StatusText(e.Status)))
+}
+
+// Configure makes a transport use the environment's proxies.
+func Configure(transport *http.Transport) {
+	transport.Proxy = fromEnvironment
+	transport.OnProxyConnectResponse = func(_ context.Context, _ *url.URL, _ *http.Request, answer *http.Response) error {
+		if answer.StatusCode == http.StatusOK {
+			return nil
+		}
+		return ConnectError{answer.StatusCode}
+	}
+}
+
+// fromEnvironment reads the environment at each call.
+func fromEnvironment(request *http.Request) (*url.URL, error) {
 	target := request.URL
 	if IsLoopback(target.Hostname()) {
 		return nil, nil

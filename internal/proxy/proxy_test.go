@@ -10,7 +10,7 @@ import (
 )
 
 // The environment belongs to the process, so this test cannot run in parallel.
-func TestFromEnvironment(t *testing.T) {
+func TestProxyOfTheEnvironment(t *testing.T) {
 	const (
 		other  = "http://other.example:3128"
 		bad    = "http://user:canary%@proxy.example:3128"
@@ -60,7 +60,9 @@ func TestFromEnvironment(t *testing.T) {
 			}
 			request, err := http.NewRequestWithContext(t.Context(), http.MethodGet, tt.target, nil)
 			require.NoError(t, err)
-			got, err := FromEnvironment(request)
+			var transport http.Transport
+			Configure(&transport)
+			got, err := transport.Proxy(request)
 			if tt.fails != "" {
 				require.ErrorContains(t, err, tt.fails)
 				assert.NotContains(t, err.Error(), "canary")

@@ -87,14 +87,14 @@ func runCommand(path string, args, environment []string) (int, error) {
 	passing.Wait()
 	var exit *exec.ExitError
 	if err != nil && !errors.As(err, &exit) {
-		return exitFailure, fmt.Errorf("cannot tell how %s ended: %w", args[0], err)
+		return exitFailure, fmt.Errorf("cannot determine how %s ended: %w", args[0], err)
 	}
 	return exitCode(cmd.ProcessState), nil
 }
 
 // commandEnvironment is the caller's environment without what belongs to its Vault login, and with the variables that
-// lead to the console. Everything of Vault's goes: besides VAULT_TOKEN, addresses can hold passwords, and CI jobs keep
-// login tokens under such names. So does what a job of GitHub Actions gets its login tokens with.
+// lead to the console. Everything of Vault's goes: besides VAULT_TOKEN, addresses can contain passwords, and CI jobs
+// keep login tokens under such names. So does the variable that lets a job of GitHub Actions request login tokens.
 func commandEnvironment(caller, console []string) []string {
 	set := make(map[string]bool)
 	for _, variable := range console {
@@ -126,10 +126,10 @@ func commandEnvironment(caller, console []string) []string {
 	return append(environment, console...)
 }
 
-// loopbackHosts are what a proxy must be left out for: it would see the key pair, and lead elsewhere.
+// loopbackHosts are never proxied: a proxy would see the key pair, and has no way to this port.
 const loopbackHosts = "localhost,127.0.0.1,::1"
 
-// noProxy are the caller's exceptions and ours, in both spellings: programs differ in which they read.
+// noProxy returns the caller's exceptions and ours in both spellings: programs differ in which they read.
 func noProxy(exceptions []string) []string {
 	all := strings.Join(append(exceptions, loopbackHosts), ",")
 	if slices.Contains(exceptions, "*") {

@@ -68,7 +68,7 @@ func (c *console) variables() []string {
 	}
 }
 
-// ServeHTTP never logs a header, a query or a body: each may hold a credential.
+// ServeHTTP never logs a header, a query or a body: each may contain a credential.
 func (c *console) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	w = &statusLogger{w, func(status int) {
 		c.source.logger.Debug("request", "method", r.Method, "path", r.URL.EscapedPath(), "status", status)
@@ -78,7 +78,7 @@ func (c *console) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case !isPathTarget(r):
 		writeError(w, http.StatusBadRequest, "the request's target must be a path without dot segments, and at most a query")
 	case !c.isOwnHost(r.Host):
-		// A page in a browser can make a name of its own mean this address (DNS rebinding), and is then under that name.
+		// A page in a browser can make its own host name resolve to this address (DNS rebinding).
 		writeError(w, http.StatusMisdirectedRequest, "this is not the host that was asked for")
 	case r.Method == http.MethodTrace || r.Method == http.MethodConnect:
 		// The answer to TRACE repeats the request, JWT included.
@@ -184,7 +184,7 @@ func splitJWT(s string) (headerAndClaims, signature string, ok bool) {
 }
 
 // makeReplayable reads a small body, so that it can be sent a second time. A large one, one of unknown length, and one
-// that the client holds back until it is asked for (Expect) are streamed instead, and sent once.
+// that the client sends only when asked to (Expect) are streamed instead, and sent once.
 func makeReplayable(r *http.Request) error {
 	if r.ContentLength <= 0 || r.ContentLength > maxReplay || r.Header.Get("Expect") != "" {
 		return nil

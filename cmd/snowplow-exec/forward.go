@@ -43,7 +43,7 @@ func newTransport(caCert string) (*http.Transport, error) {
 		roots = x509.NewCertPool() // a system without any
 	}
 	if !roots.AppendCertsFromPEM(pem) {
-		return nil, fmt.Errorf("-ca-cert is %s, which holds no certificate: it must be a PEM file", caCert)
+		return nil, fmt.Errorf("-ca-cert is %s, which contains no certificate: it must be a PEM file", caCert)
 	}
 	transport.TLSClientConfig.RootCAs = roots
 	return transport, nil

@@ -291,7 +291,7 @@ func TestExitCodeAndTheLineThatSaysWhy(t *testing.T) {
 		"unreachable":           {env: "VAULT_ADDR=http://user:canary-password@127.0.0.1:1", code: 1, says: []string{"cannot reach Vault at http://user:xxxxx@127.0.0.1:1", "check VAULT_ADDR"}},
 		"no address":            {env: "VAULT_ADDR=:", code: 1, says: []string{"settings for Vault"}},
 		"no CA file":            {flags: "-ca-cert=/does/not/exist", code: 1, says: []string{"-ca-cert"}},
-		"no CA in it":           {flags: "-ca-cert=main_test.go", code: 1, says: []string{"holds no certificate"}},
+		"no CA in it":           {flags: "-ca-cert=main_test.go", code: 1, says: []string{"contains no certificate"}},
 		"other address":         {flags: "-listen=0.0.0.0:0", code: 1, says: []string{"must be a loopback address"}},
 		"a name":                {flags: "-listen=example.com:0", code: 1, says: []string{"must be a loopback address"}},
 		"all addresses":         {flags: "-listen=:0", code: 1, says: []string{"must be a loopback address"}},

@@ -2,5 +2,5 @@
 
 package main
 
-// protectMemory does what Linux alone offers.
+// protectMemory does nothing: only Linux has a call for it.
 func protectMemory() {}

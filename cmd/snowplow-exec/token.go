@@ -57,7 +57,7 @@ type tokenSource struct {
 	recheckAt time.Time // no read before on account of a 401, after one that brought the same JWT
 }
 
-// newTokenSource reads the first token. What it says about where it belongs holds for all later ones.
+// newTokenSource reads the first token. All later ones must be for the same organization and Console.
 func newTokenSource(ctx context.Context, read func(context.Context) (*token, error), logger hclog.Logger) (*tokenSource, error) {
 	first, err := read(ctx)
 	if err != nil {

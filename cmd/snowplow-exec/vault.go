@@ -128,7 +128,7 @@ func (r *vaultReader) parse(secret *api.Secret, asked time.Time) (*token, error)
 	return t, nil
 }
 
-// parseConsoleURL holds to the engine's own rule, so that the JWT cannot leave in clear whatever Vault answers.
+// parseConsoleURL applies the engine's rule, so that the JWT cannot leave unencrypted whatever Vault answers.
 func parseConsoleURL(raw string) (*url.URL, error) {
 	u, err := url.Parse(raw)
 	if err != nil || u.Host == "" || u.User != nil || u.RawQuery != "" || u.Fragment != "" {
@@ -153,7 +153,7 @@ func (r *vaultReader) explain(err error) error {
 		if errors.As(err, &failed) {
 			err = failed.Err // without the URL, which is in the message already
 		}
-		return fmt.Errorf("cannot reach Vault at %s: %w; check VAULT_ADDR, the network, and VAULT_CACERT if the server has a CA of its own", r.address, err)
+		return fmt.Errorf("cannot reach Vault at %s: %w; check VAULT_ADDR, the network, and VAULT_CACERT if a private CA signed its certificate", r.address, err)
 	}
 	said := oneLine(strings.Join(response.Errors, "; "))
 	loggedIn := r.client.Token() != ""

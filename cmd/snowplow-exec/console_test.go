@@ -15,7 +15,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -37,7 +36,7 @@ type testConsole struct {
 	transport *http.Transport
 	log       bytes.Buffer
 
-	mu    sync.Mutex
+	// What Vault hands out, and how often it was read. Tests change it between requests only.
 	jwt   string
 	err   error
 	reads int
@@ -51,8 +50,6 @@ func startConsole(t *testing.T, server *httptest.Server, path, jwt string) *test
 	c := &testConsole{jwt: jwt}
 	logger := hclog.New(&hclog.LoggerOptions{Output: &c.log, Level: hclog.Warn})
 	source, err := newTokenSource(t.Context(), func(context.Context) (*token, error) {
-		c.mu.Lock()
-		defer c.mu.Unlock()
 		c.reads++
 		end := time.Now().Add(time.Hour)
 		return &token{jwt: c.jwt, organizationID: consoletest.DefaultOrganizationID, consoleURL: target, refreshAt: end, leaseEnd: end, expiresAt: end}, c.err
@@ -108,19 +105,6 @@ func unreached(t *testing.T) *testConsole {
 
 // newJWT mints a JWT that no other is like.
 func newJWT() string { return consoletest.New().Mint(map[string]any{"sub": "canary"}) }
-
-// hand makes Vault hand out another JWT from now on.
-func (c *testConsole) hand(jwt string) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.jwt = jwt
-}
-
-func (c *testConsole) readsSoFar() int {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.reads
-}
 
 // request makes a request with the stand-in.
 func (c *testConsole) request(t *testing.T, method, path string, body io.Reader) *http.Request {
@@ -183,7 +167,7 @@ func TestExchange(t *testing.T) {
 			assert.NotContains(t, got.body, "accessToken", name)
 		}
 	}
-	require.Equal(t, 1, c.readsSoFar(), "one token serves all exchanges")
+	require.Equal(t, 1, c.reads, "one token serves all exchanges")
 }
 
 func TestARequestWithoutTheStandInGoesNowhere(t *testing.T) {
@@ -242,7 +226,7 @@ func TestAnEarlierStandInServesOn(t *testing.T) {
 	c := upstream(t, func(_ http.ResponseWriter, r *http.Request) { sent = append(sent, r.Header.Get("Authorization")) })
 	second := newJWT()
 	c.source.current.refreshAt = time.Time{}
-	c.hand(second)
+	c.jwt = second
 	standIn := exchange(c.URL, c.apiKeyID, c.apiKey)
 	require.NotEqual(t, c.standIn, standIn, "each JWT has a stand-in of its own, with its claims")
 	for _, header := range []string{"Bearer " + c.standIn, "bearer " + standIn} {

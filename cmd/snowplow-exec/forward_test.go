@@ -137,7 +137,7 @@ func TestA401InTheMiddle(t *testing.T) {
 				assert.Equal(t, tt.body, string(body))
 			})
 			if !tt.sameJWT {
-				c.hand(second)
+				c.jwt = second
 			}
 			c.err = tt.vault
 			send := func() answer {
@@ -150,7 +150,7 @@ func TestA401InTheMiddle(t *testing.T) {
 			answer := send()
 			require.Equal(t, tt.want, answer.status)
 			require.EqualValues(t, tt.attempts, attempts.Load())
-			require.Equal(t, 2, c.readsSoFar(), "Vault was read once more")
+			require.Equal(t, 2, c.reads, "Vault was read once more")
 			if tt.want == 401 {
 				require.JSONEq(t, `{"message": "invalid or expired JWT"}`, answer.body, "Console's own answer")
 			}

@@ -120,7 +120,7 @@ func TestREADMELeadsToEveryPage(t *testing.T) {
 // sources are the files of the engine that can say something to a user.
 func sources(t *testing.T) (found []string) {
 	t.Helper()
-	for _, pattern := range []string{"*.go", "internal/tokencache/*.go", "internal/console/*.go"} {
+	for _, pattern := range []string{"*.go", "internal/tokencache/*.go", "internal/console/*.go", "internal/proxy/*.go"} {
 		files, err := filepath.Glob(filepath.Join(root, pattern))
 		require.NoError(t, err)
 		found = append(found, files...)

@@ -50,9 +50,12 @@ func TestCtrlCReachesTheCommandOnce(t *testing.T) {
 		}
 	}
 	await("ready")
+	// Stopped until the command has handled the interrupt: two at once would be one to it.
+	require.NoError(t, p.Process.Signal(syscall.SIGSTOP))
 	_, err := keyboard.WriteString("\x03")
 	require.NoError(t, err)
 	await("interrupt")
+	require.NoError(t, p.Process.Signal(syscall.SIGCONT))
 	// SIGTERM is not the terminal's: by the time it is through, a second interrupt would be, too.
 	require.NoError(t, p.Process.Signal(syscall.SIGTERM))
 	require.NotContains(t, await("terminated"), "interrupt")

@@ -185,6 +185,9 @@ const firstPort, numberOfPorts = 20_000, 10_000
 
 var usedPorts sync.Map // of this process's servers, whether they run or not
 
+// FreePort finds a port for another process, as servers here find theirs.
+func FreePort() (int, error) { return freePort() }
+
 // freePort finds a port that nothing listens on, and that no other server here has had.
 func freePort() (int, error) {
 	for range numberOfPorts {

@@ -7,6 +7,7 @@ VERSIONED := _$(VERSION)
 endif
 VERSION  ?= $(or $(shell git describe --tags --exact-match --match 'v[0-9]*' 2>/dev/null),v0.0.0-dev)
 COMMIT   ?= $(or $(shell git rev-parse --short HEAD 2>/dev/null),unknown)
+BIN      ?= bin
 FUZZTIME ?= 30s
 SEEDS    ?= 20000
 MINCOVER ?= 97
@@ -21,9 +22,9 @@ help: ## List these targets
 
 define compile
 @scripts/version.sh "$$VERSION" >/dev/null
-@mkdir -p bin
-scripts/build.sh $(PLUGIN) "bin/$(1)"
-scripts/build.sh snowplow-exec bin/snowplow-exec
+@mkdir -p $(BIN)
+scripts/build.sh $(PLUGIN) "$(BIN)/$(1)"
+scripts/build.sh snowplow-exec "$(BIN)/snowplow-exec"
 endef
 
 build programs release image: export VERSION := $(VERSION)
@@ -54,8 +55,9 @@ test-clients: programs ## Install hvac and node-vault, and run the example clien
 test-monitoring: programs ## Test the alert rules and the dashboard with a real Prometheus
 	scripts/monitoring.sh
 
-docs-test: ## Run the commands of README and docs/ on a Vault in production mode
-	scripts/docs.sh
+docs-test: programs ## Run the commands of README and docs/ on a Vault in production mode; needs curl, jq and libcap2-bin
+	@vault=$$(scripts/vault.sh) && VAULT_ACC=1 VAULT_BIN=$$vault DOCS_ACC=1 \
+		go test -count=1 -timeout=20m -v -run '^TestCommandsOfThePages$$' ./acceptance
 
 demo: programs ## Show the engine at work, on a Vault dev server and a fake Console
 	scripts/demo.sh

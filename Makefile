@@ -1,12 +1,5 @@
 PLUGIN := vault-plugin-secrets-snowplow
 
-# With VERSION given, the plugin's file is named after it: whoever upgrades must not overwrite the file that Vault's
-# catalog has the old version's checksum of. What is built to be tried and tested always has the same name.
-ifneq ($(origin VERSION),undefined)
-VERSIONED := _$(VERSION)
-endif
-VERSION  ?= $(or $(shell git describe --tags --exact-match --match 'v[0-9]*' 2>/dev/null),v0.0.0-dev)
-COMMIT   ?= $(or $(shell git rev-parse --short HEAD 2>/dev/null),unknown)
 BIN      ?= bin
 FUZZTIME ?= 30s
 SEEDS    ?= 20000
@@ -20,31 +13,21 @@ export GOWORK := off
 help: ## List these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' Makefile
 
-define compile
-@scripts/version.sh "$$VERSION" >/dev/null
-@mkdir -p $(BIN)
-scripts/build.sh $(PLUGIN) "$(BIN)/$(1)"
-scripts/build.sh snowplow-exec "$(BIN)/snowplow-exec"
-endef
-
-build programs release image: export VERSION := $(VERSION)
-build programs: export COMMIT := $(COMMIT)
-
 build: ## Build the plugin and snowplow-exec into bin/; with VERSION=v1.2.3, the plugin's file is named after it
-	$(call compile,$(PLUGIN)$(VERSIONED))
+	scripts/build.sh "$(BIN)"
 
-# What the tests and the demo run.
+# What the tests and the demo run, always under the same names.
 programs:
-	$(call compile,$(PLUGIN))
+	@unset VERSION; scripts/build.sh
 
-release: ## Build VERSION for every platform into dist/, with archives, SBOMs and checksums
-	scripts/release.sh "$$VERSION"
+release: ## Build VERSION (the tag of HEAD) for every platform into dist/, with archives, SBOMs and checksums
+	scripts/release.sh
 
 test-release: ## Build a release twice, in two folders, and compare the bytes
 	scripts/test_release.sh
 
 image: ## Build the container image of the release VERSION in dist/
-	scripts/image.sh "$$VERSION"
+	scripts/image.sh
 
 test: programs ## Run every test; the acceptance tests on a real Vault
 	scripts/test.sh

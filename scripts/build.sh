@@ -1,46 +1,38 @@
 #!/usr/bin/env bash
-# Builds one of the programs: the flags of every build, "make build" and a release, are here.
+# usage: [VERSION=v1.2.3] [COMMIT=0123abc] scripts/build.sh [FOLDER]
+#
+# Builds the plugin and snowplow-exec into FOLDER (bin), for GOOS and GOARCH if
+# they are set. The flags of every build, "make build" and a release, are here.
+#
+# If VERSION is given, the plugin's file is named after it: an upgrade must not
+# overwrite the file whose checksum Vault's catalog has. COMMIT is what the
+# programs say they were built from: git's HEAD, unless it is given.
 set -euo pipefail
+# shellcheck source=scripts/lib.sh
+. "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+folder=${1:-$root/bin}
+suffix=${VERSION+_$VERSION}
+choose_version
 
-usage() {
-	cat <<-END
-		usage: VERSION=v1.2.3 COMMIT=0123abc scripts/build.sh PROGRAM FILE
-
-		Builds cmd/PROGRAM (vault-plugin-secrets-snowplow or snowplow-exec) into FILE, for GOOS and GOARCH
-		if they are set. VERSION and COMMIT are what the program says of itself.
-	END
-}
-
-case ${1:-} in
--h | --help)
-	usage
-	exit
-	;;
-esac
-if (($# != 2)); then
-	usage >&2
-	exit 2
+if [[ -z ${COMMIT:-} ]]; then
+	COMMIT=$(git -C "$root" describe --always --exclude='*' --abbrev=12 --dirty 2>/dev/null) || COMMIT=unknown
+	if [[ -n $suffix ]] && { [[ $COMMIT == *-dirty ]] || ! git -C "$root" tag --points-at HEAD 2>/dev/null | grep -qxF -- "$VERSION"; }; then
+		printf 'build.sh: warning: commit %s is not the tag %s: another build of %s will have another checksum; check out the tag first\n' \
+			"$COMMIT" "$VERSION" "$VERSION" >&2
+	fi
 fi
-program=$1
-file=$(cd "$(dirname "$2")" && pwd)/$(basename "$2")
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
-version=$(scripts/version.sh "${VERSION:-}")
 
-case $program in
-vault-plugin-secrets-snowplow)
-	module=$(GOWORK=off go list -m)
-	variables="-X $module.Version=$version -X $module.Commit=${COMMIT:-unknown}"
-	;;
-snowplow-exec)
-	variables="-X main.version=$version -X main.commit=${COMMIT:-unknown}"
-	;;
-*)
-	usage >&2
-	exit 2
-	;;
-esac
-
-# Nothing of the machine gets into the program: neither paths (-trimpath), nor what git says of the folder
-# (-buildvcs), nor a C library. -race=false, in case GOFLAGS says otherwise.
-GOWORK=off CGO_ENABLED=0 go build -race=false -trimpath -buildvcs=false \
-	-ldflags "-s -w $variables" -o "$file" "./cmd/$program"
+mkdir -p "$folder"
+folder=$(cd "$folder" && pwd)
+cd "$root"
+export GOWORK=off CGO_ENABLED=0
+module=$(go list -m)
+for program in "$plugin" snowplow-exec; do
+	file=$folder/$program
+	[[ $program != "$plugin" ]] || file+=$suffix
+	[[ $(go env GOOS) != windows ]] || file+=.exe
+	# Nothing of the machine gets into the program: neither paths (-trimpath), nor what git says of the folder
+	# (-buildvcs), nor a C library. -race=false, in case GOFLAGS says otherwise.
+	go build -race=false -trimpath -buildvcs=false -o "$file" -ldflags "-s -w -X $module.Version=$VERSION -X $module.Commit=$COMMIT \
+		-X main.version=$VERSION -X main.commit=$COMMIT" "./cmd/$program"
+done

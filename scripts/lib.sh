@@ -6,8 +6,7 @@
 # -h prints what a script says of itself in its first lines.
 case ${1:-} in
 -h | --help)
-	printf 'usage: scripts/%s [arguments]\n\n' "$(basename "$0")"
-	awk 'NR > 1 { if (!sub(/^# /, "")) exit; print }' "$0"
+	awk 'NR > 1 { if (!sub(/^# ?/, "")) exit; print }' "$0"
 	exit
 	;;
 esac
@@ -51,7 +50,7 @@ clean_up() {
 	for pid in ${started[@]+"${started[@]}"}; do
 		wait "$pid" 2>/dev/null || true
 	done
-	rm -rf "$work"
+	chmod -R u+w "$work" && rm -rf "$work" # Go's files can be read-only
 }
 
 # vault is the program that scripts/vault.sh found, with a home of its own: the
@@ -201,10 +200,10 @@ start_vault() {
 
 sha256() {
 	if type -P sha256sum >/dev/null; then
-		sha256sum "$1"
+		sha256sum "$@"
 	else
-		shasum -a 256 "$1"
-	fi | cut -d' ' -f1
+		shasum -a 256 "$@"
+	fi
 }
 
 # set_up_engine registers the plugin, mounts it and writes its configuration.
@@ -212,9 +211,35 @@ set_up_engine() {
 	local version
 	version=$("plugins/$plugin" --version | cut -d' ' -f2)
 	say "Registering the plugin and mounting it at snowplow/"
-	run "vault plugin register -sha256=$(sha256 "plugins/$plugin") -version=$version secret $plugin"
+	run "vault plugin register -sha256=$(sha256 "plugins/$plugin" | cut -d' ' -f1) -version=$version secret $plugin"
 	run "vault secrets enable -path=snowplow $plugin"
 
 	say "Writing the connection and its API key, which Vault tries before it stores them"
 	run "vault write snowplow/config organization_id=$organization_id api_key_id=$api_key_id api_key=@api-key console_url=$console_url"
+}
+
+# choose_version sets VERSION, unless it is given, to the tag of HEAD.
+choose_version() {
+	local LC_ALL=C number='(0|[1-9][0-9]*)' build='[0-9A-Za-z-]+' # [A-Z] means ASCII
+	# A numeric identifier of a pre-release has no leading zero.
+	local identifier="($number|[0-9]*[A-Za-z-][0-9A-Za-z-]*)"
+	export VERSION=${VERSION-$(git describe --tags --exact-match --match 'v[0-9]*' 2>/dev/null || echo v0.0.0-dev)}
+	[[ $VERSION =~ ^v$number\.$number\.$number(-$identifier(\.$identifier)*)?(\+$build(\.$build)*)?$ ]] ||
+		fail "VERSION=$(printf %q "$VERSION") is not a semantic version: it must be vMAJOR.MINOR.PATCH[-PRERELEASE][+BUILD], for example v1.2.3 or v1.2.3-rc.1"
+}
+
+# choose_source sets COMMIT and SOURCE_DATE_EPOCH, the date of the commit,
+# unless both are given for a build without git. A release is of a commit.
+choose_source() {
+	local changes
+	if [[ -z ${COMMIT:-} || -z ${SOURCE_DATE_EPOCH:-} ]]; then
+		changes=$(git status --porcelain) || fail "git does not know the commit; set COMMIT and SOURCE_DATE_EPOCH to build without git"
+		[[ -z $changes ]] || fail "the work tree has changes; commit or stash them, since a release is of a commit: ${changes//$'\n'/, }"
+		# The length is fixed: how short git cuts it otherwise depends on the clone.
+		COMMIT=$(git rev-parse --short=12 HEAD)
+		SOURCE_DATE_EPOCH=$(git log -1 --format=%ct HEAD)
+	fi
+	[[ $COMMIT =~ ^[0-9a-f]+$ ]] || fail "COMMIT=$COMMIT is not the hexadecimal hash of a commit"
+	[[ $SOURCE_DATE_EPOCH =~ ^[0-9]+$ ]] || fail "SOURCE_DATE_EPOCH=$SOURCE_DATE_EPOCH is not a number of seconds since 1970"
+	export COMMIT SOURCE_DATE_EPOCH
 }

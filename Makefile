@@ -46,7 +46,7 @@ demo: programs ## Show the engine at work, on a Vault dev server and a fake Cons
 	scripts/demo.sh
 
 dev: programs ## The demo's Vault and Console, left running until Ctrl-C
-	scripts/dev.sh
+	scripts/demo.sh -keep
 
 lint: export CGO_ENABLED := 0
 lint: ## gofmt, go vet (snowplow-exec for each system), golangci-lint, the scripts (shellcheck if there) and the workflows

@@ -89,15 +89,6 @@ func addJWTAuth(t *testing.T, s server) {
 	}))
 }
 
-// cliStandIn does as snowplow-cli does: it exchanges the key pair, and uses the JWT.
-const cliStandIn = `#!/bin/sh
-set -eu
-console=$SNOWPLOW_CONSOLE_HOST/api/msc/v1/organizations
-answer=$(curl -fsS -H "X-API-Key-ID: $SNOWPLOW_CONSOLE_API_KEY_ID" -H "X-API-Key: $SNOWPLOW_CONSOLE_API_KEY" \
-	"$console/$SNOWPLOW_CONSOLE_ORG_ID/credentials/v3/token")
-exec curl -fsS -H "Authorization: Bearer $(expr "$answer" : '.*"accessToken" *: *"\([^"]*\)"')" "$console"
-`
-
 // ciRunner is a machine that runs jobs, with a Vault that has been set up by the recipe's commands.
 type ciRunner struct {
 	recipe
@@ -121,7 +112,9 @@ func newCIRunner(t *testing.T) ciRunner {
 	execProgram, err := buildExec()
 	require.NoError(t, err)
 	require.NoError(t, os.Symlink(execProgram, filepath.Join(c.path, "snowplow-exec")))
-	require.NoError(t, os.WriteFile(filepath.Join(c.path, "snowplow-cli"), []byte(cliStandIn), 0o700))
+	status, err := filepath.Abs("../scripts/console-status.sh")
+	require.NoError(t, err)
+	require.NoError(t, os.Symlink(status, filepath.Join(c.path, "snowplow-cli")))
 
 	// The recipe names the mount snowplow/.
 	c.server = startServer(t)

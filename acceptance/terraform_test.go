@@ -1,14 +1,11 @@
 package acceptance
 
 import (
-	"bytes"
 	"encoding/json"
 	"errors"
-	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -190,70 +187,6 @@ func TestTerraform(t *testing.T) {
 			require.NotContains(t, mounts, "snowplow/")
 		})
 	}
-}
-
-// TestTerraformsRequests replays what Terraform sends, where Terraform or its provider is not to be had.
-func TestTerraformsRequests(t *testing.T) {
-	t.Parallel()
-	console := consoletest.NewServer(t)
-	console.AddKey(analyticsKey)
-	variables, err := json.Marshal(map[string]any{
-		"write_keys":      true,
-		"organization_id": consoletest.DefaultOrganizationID,
-		"console_url":     console.URL,
-		"api_key_id":      consoletest.DefaultAPIKeyID,
-		"api_key":         consoletest.DefaultAPIKey,
-		"roles":           map[string]any{"analytics": map[string]any{"api_key_id": analyticsKey.ID, "ttl": 7200, "reuse_period": 1800}},
-		"role_api_keys":   map[string]any{"analytics": analyticsKey.Secret},
-	})
-	require.NoError(t, err)
-	var stderr bytes.Buffer
-	evaluate := exec.Command("go", "-C", "../tools/tfrequests", "run", "-race=false", ".", "../../examples/terraform")
-	evaluate.Stdin, evaluate.Stderr = bytes.NewReader(variables), &stderr
-	out, err := evaluate.Output()
-	require.NoError(t, err, "%s", &stderr)
-	var requests []struct {
-		Block              string
-		Ephemeral          bool
-		Path               string
-		Data               fields
-		IgnoreAbsentFields bool `json:"ignore_absent_fields"`
-	}
-	require.NoError(t, json.Unmarshal(out, &requests))
-	byBlock := map[string]int{}
-	for i, r := range requests {
-		byBlock[r.Block] = i
-		// The recipe names the mount snowplow/; here it is another one.
-		requests[i].Path = strings.TrimPrefix(r.Path, "snowplow/")
-	}
-	require.Len(t, requests, 4)
-
-	m := newMount(t)
-	_, err = m.tryWrite("config", requests[byBlock["config"]].Data)
-	requireStatus(t, err, http.StatusBadRequest) // nobody gets a mount, or a role, that has no key of its own
-	m.write(t, "config", requests[byBlock["config_key"]].Data)
-	_, err = m.tryWrite(requests[byBlock["role"]].Path, requests[byBlock["role"]].Data)
-	requireStatus(t, err, http.StatusBadRequest)
-	m.write(t, requests[byBlock["role_key"]].Path, requests[byBlock["role_key"]].Data)
-
-	for _, block := range []string{"config", "role"} {
-		r := requests[byBlock[block]]
-		require.False(t, r.Ephemeral)
-		require.True(t, r.IgnoreAbsentFields, "%s: Vault returns no keys", block)
-		for range 2 {
-			m.write(t, r.Path, r.Data)
-			got := m.read(t, r.Path).Data
-			for name, value := range r.Data {
-				want, err := json.Marshal(value)
-				require.NoError(t, err)
-				have, err := json.Marshal(got[name])
-				require.NoError(t, err)
-				require.Equal(t, string(want), string(have), "%s of %s: as Terraform compares it", name, block)
-			}
-		}
-	}
-	requireKeyID(t, console, m.jwt(t, "token"), consoletest.DefaultAPIKeyID)
-	requireKeyID(t, console, m.jwt(t, "token/analytics"), analyticsKey.ID)
 }
 
 func TestTerraformIsFormatted(t *testing.T) {

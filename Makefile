@@ -86,13 +86,10 @@ model: ## Hold SEEDS (20000) random schedules from number FROM (0) against the c
 bench: programs ## Measure what a read costs
 	scripts/bench.sh
 
-pictures: ## Draw the charts of docs/ from its tables
-	go run ./tools/pictures
-
 soak: programs ## Put load on the engine for a long time
 	scripts/soak.sh
 
 clean: ## Remove what was built; the Vault kept in the user's cache folder stays
 	rm -rf bin dist cover.out
 
-.PHONY: help build programs release test-release image test test-clients test-monitoring docs-test cover demo dev lint vulncheck fuzz model bench pictures soak clean
+.PHONY: help build programs release test-release image test test-clients test-monitoring docs-test cover demo dev lint vulncheck fuzz model bench soak clean

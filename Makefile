@@ -32,15 +32,18 @@ image: ## Build the container image of the release VERSION in dist/
 test: programs ## Run every test; the acceptance tests on a real Vault
 	scripts/test.sh
 
-test-clients: programs ## Install hvac and node-vault, and run the example clients and the Terraform recipe
-	scripts/test-clients.sh
+test-clients: programs ## Run the example clients, with hvac and node-vault installed, and the Terraform recipe
+	@vault=$$(scripts/vault.sh) && export VAULT_ACC=1 VAULT_BIN=$$vault && \
+		ACCEPTANCE_CLIENTS=1 go test -count=1 -v -run '^TestExampleClients' ./acceptance && \
+		ACCEPTANCE_DOWNLOADS=1 go test -count=1 -v -run '^TestTerraform' ./acceptance
 
-test-monitoring: programs ## Test the alert rules and the dashboard with a real Prometheus
-	scripts/monitoring.sh
+test-monitoring: programs ## Test the alert rules and the dashboard, with prometheus and promtool on PATH
+	@vault=$$(scripts/vault.sh) && \
+		VAULT_ACC=1 VAULT_BIN=$$vault MONITORING_ACC=1 go test -count=1 -timeout=15m -v -run '^TestMonitoring' ./acceptance
 
 docs-test: programs ## Run the commands of README and docs/ on a Vault in production mode; needs curl, jq and libcap2-bin
-	@vault=$$(scripts/vault.sh) && VAULT_ACC=1 VAULT_BIN=$$vault DOCS_ACC=1 \
-		go test -count=1 -timeout=20m -v -run '^TestCommandsOfThePages$$' ./acceptance
+	@vault=$$(scripts/vault.sh) && \
+		VAULT_ACC=1 VAULT_BIN=$$vault DOCS_ACC=1 go test -count=1 -timeout=20m -v -run '^TestCommandsOfThePages$$' ./acceptance
 
 demo: programs ## Show the engine at work, on a Vault dev server and a fake Console
 	scripts/demo.sh
@@ -63,6 +66,7 @@ lint: ## gofmt, go vet (snowplow-exec for each system), golangci-lint, the scrip
 
 vulncheck: ## Look for known vulnerabilities in what the programs call; VULNDB names another database
 	go tool -modfile=tools/vulncheck/go.mod govulncheck -db "$(VULNDB)" ./...
+
 # What launches a real Vault is left out: only the acceptance tests run it.
 cover: ## Measure how much of the root and internal/ the tests run, in cover.out; fail below MINCOVER (97) percent
 	@packages=$$(go list . ./internal/... | grep -v '/internal/vaulttest$$' | paste -sd, -) && \

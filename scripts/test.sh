@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# Every test: first those that need only Go, then the acceptance tests on a real
-# server: the one that scripts/vault.sh finds, or VAULT_BIN=/path/of/vault (or
-# bao). "make test" builds the plugin and calls this.
+# usage: [VAULT_BIN=/path/of/vault] scripts/test.sh
+#
+# Runs every test: first those that need only Go, then the acceptance tests on a
+# real server, VAULT_BIN (bao, for example) or the one that scripts/vault.sh finds.
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
@@ -19,7 +20,7 @@ fi
 say_race() {
 	if [[ $race == -race=false ]]; then
 		printf '\nWITHOUT THE RACE DETECTOR: it does not work here, so data races go unnoticed.\n'
-		printf 'It wants a C compiler (for example gcc with libc6-dev). The trial said:\n%s\n\n' "$reason"
+		printf 'It needs a C compiler (for example gcc with libc6-dev). The trial said:\n%s\n\n' "$reason"
 	fi
 } >&2
 say_race
@@ -28,14 +29,12 @@ say "unit tests"
 go test "$race" ./...
 
 say "acceptance tests"
-if ! vault=$(scripts/vault.sh); then
-	fail "the acceptance tests need a Vault, and there is none (see above)"
-fi
+vault=$(scripts/vault.sh) || fail "the acceptance tests need a Vault, and there is none (see above)"
 make_work_folder
 VAULT_ACC=1 VAULT_BIN=$vault ACCEPTANCE_NOT_RUN=$work/not-run \
 	go test "$race" -count=1 -timeout=20m ./acceptance/... ./internal/vaulttest/...
 if [[ -s $work/not-run ]]; then
-	say "NOT RUN, for want of a program (make test-clients installs what it can, and runs them)"
+	say "NOT RUN, because a program is missing"
 	sort "$work/not-run"
 fi
 say_race

@@ -276,12 +276,12 @@ func (o *operator) follow(t *testing.T, page string, blocks []block) {
 		}
 	}
 	o.write(t, "script", script)
-	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, "bash", o.path("script"))
 	cmd.Dir, cmd.Env = o.path("here"), append(os.Environ(), o.env...)
 	problem, err := cmd.CombinedOutput()
-	if o.server != nil {
+	if err != nil && o.server != nil {
 		showLogIfFailed(t, o.server)
 	}
 

@@ -235,7 +235,7 @@ exec 3>&1 >"$SITE/out/set-up" 2>&1
 output=$SITE/out/set-up
 trap 'status=$?; ((status == 0)) || { echo "${output##*/}: status $status:"; cat "$output"; } >&3' EXIT
 ln -s "$ROOT/examples" .
-cp "$VAULT_PROGRAM" "$SITE/usr/bin/vault"
+install -m 0755 "$VAULT_PROGRAM" "$SITE/usr/bin/vault"
 systemctl restart vault
 vault operator init -key-shares=1 -key-threshold=1 >"$SITE/init"
 sed -n 's/^Unseal Key 1: //p' "$SITE/init" >"$SITE/unseal-key"

@@ -6,7 +6,7 @@
 # should be. With -keep, only sets up the server, and leaves it running until
 # Ctrl-C. Console is a fake one, or Snowplow's own if SNOWPLOW_CONSOLE_ORG_ID,
 # SNOWPLOW_CONSOLE_API_KEY_ID and SNOWPLOW_CONSOLE_API_KEY are set.
-#
+
 # Commands are shown before they are expanded, and use variables that only they use.
 # shellcheck disable=SC2016,SC2034
 set -euo pipefail
@@ -16,12 +16,10 @@ set -euo pipefail
 if [[ ${1:-} == -keep ]]; then
 	trap 'exit 0' INT # the way to end it
 	say "Ready. In another shell:"
-	printf '\n'
-	for name in PATH VAULT_ADDR VAULT_TOKEN SNOWPLOW_CONSOLE_URL SNOWPLOW_ORGANIZATION_ID \
+	printf '\nexport PATH=%q:$PATH\n' "$work/bin"
+	for name in VAULT_ADDR VAULT_TOKEN SNOWPLOW_CONSOLE_URL SNOWPLOW_ORGANIZATION_ID \
 		API_KEY_ID API_KEY_FILE TEAM_API_KEY_ID TEAM_API_KEY_FILE NEW_API_KEY_ID NEW_API_KEY_FILE; do
-		if [[ $name == PATH ]]; then
-			printf 'export PATH=%q:$PATH\n' "$work/bin"
-		elif [[ -n ${!name:-} ]]; then
+		if [[ -n ${!name:-} ]]; then
 			printf 'export %s=%q\n' "$name" "${!name}"
 		fi
 	done

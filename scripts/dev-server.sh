@@ -56,10 +56,10 @@ find_programs() {
 choose_console() {
 	if [[ -n ${SNOWPLOW_CONSOLE_ORG_ID:-}${SNOWPLOW_CONSOLE_API_KEY_ID:-}${SNOWPLOW_CONSOLE_API_KEY:-} ]]; then
 		console=real
-		SNOWPLOW_ORGANIZATION_ID=${SNOWPLOW_CONSOLE_ORG_ID:?Snowplow\'s Console needs it, too}
-		API_KEY_ID=${SNOWPLOW_CONSOLE_API_KEY_ID:?Snowplow\'s Console needs it, too}
+		SNOWPLOW_ORGANIZATION_ID=${SNOWPLOW_CONSOLE_ORG_ID:?must be set, too}
+		API_KEY_ID=${SNOWPLOW_CONSOLE_API_KEY_ID:?must be set, too}
 		API_KEY_FILE=$work/api-key
-		printf '%s' "${SNOWPLOW_CONSOLE_API_KEY:?Snowplow\'s Console needs it, too}" >api-key
+		printf '%s' "${SNOWPLOW_CONSOLE_API_KEY:?must be set, too}" >api-key
 		unset SNOWPLOW_CONSOLE_API_KEY # no program that is started from here on needs it
 		SNOWPLOW_CONSOLE_URL=${SNOWPLOW_CONSOLE_HOST:-console.snowplowanalytics.com}
 		if [[ $SNOWPLOW_CONSOLE_URL != *://* ]]; then

@@ -42,12 +42,12 @@ say "$VERSION of commit $COMMIT with $(go env GOVERSION); a platform that Go has
 
 # pack makes the archive of a folder: the same bytes from the same files.
 pack() {
+	local archive=("$tar" --format=ustar --sort=name "--mtime=@$SOURCE_DATE_EPOCH" --owner=0 --group=0 --numeric-owner -cf - "$1")
 	if [[ $1 == *_windows_* ]]; then
-		touch -d "@$SOURCE_DATE_EPOCH" "$1"/*
-		TZ=UTC zip -q -X -9 "$1.zip" "$1"/*
+		"${archive[@]}" | tar -xf - -C "$work" # with their times, which zip takes over
+		(cd "$work" && TZ=UTC zip -q -X -9 "$dist/$1.zip" "$1"/*)
 	else
-		"$tar" --format=ustar --sort=name --mtime="@$SOURCE_DATE_EPOCH" --owner=0 --group=0 --numeric-owner -cf - "$1" |
-			gzip -9n >"$1.tar.gz"
+		"${archive[@]}" | gzip -9n >"$1.tar.gz"
 	fi
 }
 

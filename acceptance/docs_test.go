@@ -228,7 +228,7 @@ PATH=$SYSTEM_PATH exec install "$@"`,
 const (
 	setUp = `set -euo pipefail
 umask 022
-mkdir -p "$SITE"/{out,bin,home,usr/bin} "$SITE"/opt/vault/{plugins,data,audit}
+mkdir -p "$SITE"/{out,home,usr/bin} "$SITE"/opt/vault/{plugins,data,audit}
 chmod -R go+rX "$SITE"
 chmod 777 "$SITE"/home "$SITE"/opt/vault/{data,audit} # Vault's user writes to these
 exec 3>&1 >"$SITE/out/set-up" 2>&1
@@ -280,10 +280,8 @@ func (o *operator) follow(t *testing.T, page string, blocks []block) {
 	defer cancel()
 	cmd := exec.CommandContext(ctx, "bash", o.path("script"))
 	cmd.Dir, cmd.Env = o.path("here"), append(os.Environ(), o.env...)
+	cmd.WaitDelay = patience // for what a block has left running
 	problem, err := cmd.CombinedOutput()
-	if err != nil && o.server != nil {
-		showLogIfFailed(t, o.server)
-	}
 
 	var answer []byte // nil if the block was not reached
 	for _, b := range blocks {
@@ -353,6 +351,9 @@ func (o *operator) control(t *testing.T) string {
 		<-stopped
 		if o.server != nil {
 			o.server.Stop()
+			if t.Failed() {
+				t.Logf("the end of Vault's log:\n%s", o.server.Tail())
+			}
 		}
 	})
 	return listener.Addr().String()

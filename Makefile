@@ -67,12 +67,12 @@ lint: ## gofmt, go vet (snowplow-exec for each system), golangci-lint, the scrip
 vulncheck: ## Look for known vulnerabilities in what the programs call; VULNDB names another database
 	go tool -modfile=tools/vulncheck/go.mod govulncheck -db "$(VULNDB)" ./...
 
-# What launches a real Vault is left out: only the acceptance tests run it.
+# Without what launches a real Vault: only the acceptance tests run it.
 cover: ## Measure how much of the root and internal/ the tests run, in cover.out; fail below MINCOVER (97) percent
 	@packages=$$(go list . ./internal/... | grep -v '/internal/vaulttest$$' | paste -sd, -) && \
 		go test -covermode=atomic -coverpkg="$$packages" -coverprofile=cover.out ./... && \
 		total=$$(go tool cover -func=cover.out | awk '/^total:/ { print $$NF }') && \
-		echo "covered: $$total of statements; at least $(MINCOVER)% are wanted" && \
+		echo "covered: $$total of statements; the minimum is $(MINCOVER)%" && \
 		awk -v total="$$total" 'BEGIN { exit total + 0 < $(MINCOVER) }'
 
 fuzz: ## Run each fuzz target for FUZZTIME (30s)

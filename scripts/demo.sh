@@ -79,7 +79,7 @@ VAULT_TOKEN='' HOME=$work/home "$vault_bin" agent -config=agent.hcl >agent.log 2
 started+=("$!")
 await "Vault Agent wrote no file" "$!" test -s app/snowplow-token
 run "cat app/snowplow-token && echo"
-[[ $(<app/snowplow-token) == "$JWT" ]] || fail "the file does not hold the JWT that other readers get"
+[[ $(<app/snowplow-token) == "$JWT" ]] || fail "the file does not contain the JWT that other readers get"
 
 say "Snowplow's own tools need an API key: snowplow-exec gives them a key pair that opens a port of this machine only"
 tool="snowplow-cli status"
@@ -94,7 +94,7 @@ grep -q "$SNOWPLOW_ORGANIZATION_ID" output || fail "the tool has not reached Con
 say "The tool sees neither the API key, nor the JWT, nor Vault's login"
 run "VAULT_TOKEN=\$TEAM_TOKEN snowplow-exec -role=analytics -- env | grep -E '^(SNOWPLOW_CONSOLE|VAULT)_'"
 if grep -qF -e "$JWT" -e "$(<api-key)" -e VAULT_ output; then
-	fail "the tool's environment holds a secret of Vault's"
+	fail "the tool's environment contains a secret of Vault's"
 fi
 grep -q '^SNOWPLOW_CONSOLE_API_KEY=' output || fail "the tool has no key pair"
 

@@ -9,8 +9,8 @@ set -euo pipefail
 cd "$root"
 forget_vault_variables
 
-# The race detector needs a C compiler that works, and nothing else here does.
-# A trial is the only test of that which holds; what it builds is used again.
+# The race detector needs a working C compiler, as nothing else here does. Only a trial shows whether it works; what
+# that builds is used again.
 race=-race
 export CGO_ENABLED=1
 if ! reason=$(go test -race -run '^$' errors 2>&1); then

@@ -71,3 +71,21 @@ for name in "${plugin}_${VERSION}_${platform/\//_}" "snowplow-exec_${VERSION}_${
 	fi
 done
 say "Both are the same"
+
+[[ $platform == "$(go env GOHOSTOS)/$(go env GOHOSTARCH)" ]] || exit 0
+say "Checking what a build says that is not of the version's tag"
+cd "$work/one"
+unset COMMIT
+export GIT_CONFIG_GLOBAL=/dev/null
+git init -q .
+git add README.md
+git -c user.name=test -c user.email=test@example.com commit -qm test
+git tag "$VERSION"
+build() { scripts/build.sh "$work/built" 2>&1 && "$work/built/${plugin}_$VERSION" --version; }
+said=$(build)
+[[ $said == *"(commit $(git rev-parse --short=12 HEAD))" && $said != *warning* ]] || fail "a build of the tag says: $said"
+said=$(VERSION=v1.2.4 build)
+[[ $said == *"is not the tag v1.2.4"* && $said != *-dirty* ]] || fail "a build of another version than the tag says: $said"
+echo >>README.md
+said=$(build)
+[[ $said == *"is not the tag $VERSION"*"-dirty)" ]] || fail "a build of a changed work tree says: $said"

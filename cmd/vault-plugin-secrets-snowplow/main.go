@@ -21,6 +21,7 @@ func main() {
 		fmt.Printf("vault-plugin-secrets-snowplow %s (commit %s)\n", snowplow.Version, snowplow.Commit)
 		return
 	}
+	endWithVault()
 
 	// net/http writes to the standard log what a server says unasked, and Vault takes that into its own log.
 	log.SetOutput(io.Discard)

@@ -205,8 +205,8 @@ func freePort() (int, error) {
 
 func (s *Server) configFile() string { return filepath.Join(s.dir, "server.hcl") }
 
-// declaredAudit is the block of the configuration that OpenBao wants for an audit device: by default, it lets nobody
-// enable one through the API.
+// declaredAudit is the block of the configuration that newer versions of OpenBao need for an audit device: by default,
+// they let nobody enable one through the API. Older ones ignore it.
 func (s *Server) declaredAudit() string {
 	if !s.options.Audit || s.options.Program.Product != OpenBao {
 		return ""
@@ -214,9 +214,16 @@ func (s *Server) declaredAudit() string {
 	return fmt.Sprintf("audit \"file\" \"file\" {\n  options {\n    file_path = %q\n  }\n}\n", s.AuditLog())
 }
 
-// enableAudit enables the audit log on a Vault, which has no configuration for it.
+// enableAudit enables the audit log, unless the server has it from its configuration.
 func (s *Server) enableAudit(ctx context.Context) error {
-	if !s.options.Audit || s.options.Program.Product == OpenBao {
+	if !s.options.Audit {
+		return nil
+	}
+	enabled, err := s.Client.Sys().ListAuditWithContext(ctx)
+	if err != nil {
+		return fmt.Errorf("listing the audit logs: %w", err)
+	}
+	if enabled["file/"] != nil {
 		return nil
 	}
 	if err := s.Client.Sys().EnableAuditWithOptionsWithContext(ctx, "file", &api.EnableAuditOptions{
@@ -316,6 +323,12 @@ func (s *Server) Seal(ctx context.Context) error {
 func (s *Server) Kill() error {
 	s.Process.Kill()
 	return s.killPlugins()
+}
+
+// RestartWith is Restart with another program: an upgrade of the server.
+func (s *Server) RestartWith(ctx context.Context, program Program) error {
+	s.options.Program = program
+	return s.Restart(ctx)
 }
 
 // Restart starts the server again on the same address and with the same files, and unseals it. A server that still

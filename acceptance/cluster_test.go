@@ -1,6 +1,7 @@
 package acceptance
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net/http"
@@ -14,18 +15,6 @@ import (
 	"github.com/snowplow-vault/vault-plugin-secrets-snowplow/internal/consoletest"
 	"github.com/snowplow-vault/vault-plugin-secrets-snowplow/internal/vaulttest"
 )
-
-// startCluster starts three nodes with the plugin.
-func startCluster(t testing.TB) *vaulttest.Cluster {
-	t.Helper()
-	cluster, err := vaulttest.StartCluster(t.Context(), 3, serverOptions())
-	require.NoError(t, err, "starting a cluster")
-	for _, node := range cluster.Nodes {
-		closeAfter(t, node)
-	}
-	require.NoError(t, cluster.RegisterPlugin(t.Context(), pluginOf(t, pluginVersion)))
-	return cluster
-}
 
 // logLoad reports what readers saw of a change of leader. Readers may be without a leader for longer than their
 // clients repeat, and then go to the next node; but no node may ever take it for the reader's mistake.
@@ -42,27 +31,25 @@ func logLoad(t testing.TB, load *constantLoad, what string) {
 	}
 }
 
-func TestLeaderOfAClusterChangesUnderLoad(t *testing.T) {
+func TestLeaderOfAClusterChanges(t *testing.T) {
 	t.Parallel()
 	console := consoletest.NewServer(t)
-	cluster := startCluster(t)
+	cluster, err := vaulttest.StartCluster(t.Context(), 3, serverOptions())
+	require.NoError(t, err, "starting a cluster")
 	var nodes []server
 	for _, node := range cluster.Nodes {
+		closeAfter(t, node)
 		nodes = append(nodes, server{node})
 	}
-	leader := nodes[0]
-	m := leader.mount(t, "snowplow", "")
-	m.write(t, "config", with(defaultConfig(console), fields{"ttl": "90m"}))
-	m.write(t, "roles/team", fields{"ttl": "50m"})
-	lease := m.read(t, "token/team").LeaseID
-	load := startLoad(t, console, m.at("token"), 6, nodes...)
-	load.goesOn(t, "by the first leader")
+	require.NoError(t, cluster.RegisterPlugin(t.Context(), pluginOf(t, pluginVersion)))
+	m := nodes[0].mount(t, "snowplow", "")
+	m.write(t, "config", defaultConfig(console))
 
-	// change changes config and a role on the leader, and tells what must be true from then on.
+	// change changes config and a role on the leader, and returns what must be true from then on.
 	changes := 0
 	change := func(on mount) (check func(mount)) {
 		changes++
-		configTTL, roleTTL := 7200+changes, 600+changes
+		configTTL, roleTTL := 7200+100*changes, 600+100*changes
 		id := fmt.Sprintf("key-%d", changes)
 		console.AddKey(consoletest.Key{ID: id, Secret: "secret-of-" + id})
 		on.write(t, "config", fields{"ttl": configTTL})
@@ -71,43 +58,49 @@ func TestLeaderOfAClusterChangesUnderLoad(t *testing.T) {
 		return func(m mount) {
 			require.Equal(t, config, m.read(t, "config").Data, "config on the new leader")
 			require.Equal(t, role, m.read(t, "roles/team").Data, "a role on the new leader")
-			require.Equal(t, configTTL, m.read(t, "token").LeaseDuration, "ttl of the config that was written last")
+			requireLease(t, m.read(t, "token"), configTTL)
 			secret := m.read(t, "token/team")
-			require.Equal(t, roleTTL, secret.LeaseDuration, "ttl of the role that was written last")
+			requireLease(t, secret, roleTTL)
 			requireKeyID(t, console, jwtOf(t, secret), id)
 		}
 	}
+	lead := func(leader *vaulttest.Server, err error) {
+		t.Helper()
+		require.NoError(t, err)
+		m = mount{server: server{leader}, path: m.path, client: leader.Client}
+	}
+	kill := func(ctx context.Context) (*vaulttest.Server, error) {
+		if err := m.server.Kill(); err != nil {
+			return nil, err
+		}
+		return cluster.Leader(ctx)
+	}
 
-	load.measured()
 	check := change(m)
-	require.NoError(t, leader.Kill())
-	killed := leader
-	next, err := cluster.Leader(t.Context())
-	require.NoError(t, err)
-	leader = server{next}
-	m = mount{server: leader, path: m.path, client: leader.Client}
-	check(m)
-	requireRevocable(t, m.client, lease)
-	load.goesOn(t, "by the leader that followed the one that was killed")
-	logLoad(t, load, "leader killed")
-
-	require.NoError(t, killed.Restart(t.Context()), "starting the node that was killed")
-	lease = m.read(t, "token/team").LeaseID
-	load.goesOn(t, "before the leader steps down")
-	load.measured()
-	check = change(m)
-	old := leader
-	next, err = cluster.StepDown(t.Context())
-	require.NoError(t, err)
-	leader = server{next}
-	m = mount{server: leader, path: m.path, client: leader.Client}
-	check(m)
-	requireRevocable(t, m.client, lease)
-	load.goesOn(t, "after the leader stepped down")
-	logLoad(t, load, "leader stepped down")
-	if program.Product == vaulttest.Vault {
-		requirePluginEnds(t, old) // so that it has no older config when it leads again
-	} // A standby of OpenBao mounts the engine anew instead, to answer the reads that it can.
+	load := startLoad(t, console, m.at("token"), 6, nodes...)
+	for _, step := range []struct {
+		name string
+		do   func(context.Context) (*vaulttest.Server, error)
+	}{
+		{"the leader was killed", kill},
+		{"the leader stepped down", cluster.StepDown},
+	} {
+		lease, old := m.read(t, "token/team").LeaseID, m.server
+		load.goesOn(t, "before "+step.name)
+		load.measured()
+		check = change(m)
+		lead(step.do(t.Context()))
+		check(m)
+		requireRevocable(t, m.client, lease)
+		load.goesOn(t, "after "+step.name)
+		logLoad(t, load, step.name)
+		if !old.Running() {
+			require.NoError(t, old.Restart(t.Context()), "starting the node that was killed")
+		} else if program.Product == vaulttest.Vault {
+			requirePluginEnds(t, old) // so that it has no older config when it leads again
+		} // A standby of OpenBao mounts the engine anew instead, to answer the reads that it can.
+	}
+	load.stop()
 
 	// Every node answers: the leader, standbys that forward to it, and OpenBao's, which read config for themselves.
 	config := m.read(t, "config").Data
@@ -121,4 +114,19 @@ func TestLeaderOfAClusterChangesUnderLoad(t *testing.T) {
 		})
 		require.Equal(t, http.StatusOK, opens(t, console, m.jwt(t, "token")), "a read from each node")
 	}
+
+	// With Console down as well, a new leader goes on with the JWTs in storage.
+	m.write(t, "config", fields{"reuse_period": "1s"})
+	m.remove(t, "token")
+	jwt, exchanges := m.jwt(t, "token"), console.Exchanges()
+	console.FailAlways(consoletest.Silence())
+	lead(kill(t.Context()))
+	requireCachedJWT(t, m, jwt, "after the leader was killed")
+	require.NotEmpty(t, m.jwt(t, "token/team"))
+	m.write(t, "config", fields{"ttl": "1h", "request_timeout": "5s"})
+	requireCachedJWT(t, m, jwt, "after a write that leaves the credential alone")
+	lead(cluster.StepDown(t.Context()))
+	requireCachedJWT(t, m, jwt, "after the next leader stepped down")
+	require.Equal(t, "stale", m.read(t, "status").Data["state"])
+	require.LessOrEqual(t, console.Exchanges()-exchanges, 8, "at most one exchange for each leader, path and write")
 }

@@ -123,6 +123,7 @@ func closeAfter(t testing.TB, s *vaulttest.Server) {
 	t.Cleanup(func() {
 		if t.Failed() {
 			s.Stop()
+			_ = s.Kill() // a plugin that runs on
 			return
 		}
 		assert.NoError(t, s.Close(), "closing a server")

@@ -17,13 +17,15 @@ import (
 
 var (
 	program vaulttest.Program // what the tests run on
+	next    vaulttest.Program // what TestRestarts upgrades to, if VAULT_BIN_NEXT names a program
 	runDir  string            // everything that this run builds and writes
 )
 
 func TestMain(m *testing.M) {
 	flag.Parse()
 	if os.Getenv("VAULT_ACC") == "" {
-		fmt.Println("acceptance: left out: every test of the engine on a real Vault. Run them with 'make test'.")
+		fmt.Println("acceptance: nothing was run, for lack of a server. 'make test' runs every test; this runs one:\n" +
+			"\tVAULT_ACC=1 VAULT_BIN=$(scripts/vault.sh) go test -run TestEveryPath ./acceptance/")
 		// A pattern that matches no test, so that Go itself says that none was run.
 		if err := flag.Set("test.run", "^$"); err != nil {
 			panic(err)
@@ -63,7 +65,7 @@ func TestMain(m *testing.M) {
 
 // prepare finds out what to run on, and makes the folder of this run.
 func prepare() error {
-	path := os.Getenv("VAULT_BIN")
+	path, nextPath := os.Getenv("VAULT_BIN"), os.Getenv("VAULT_BIN_NEXT")
 	if path == "" {
 		return errors.New("VAULT_BIN is not set: set it to the absolute path of a vault or bao program, or use 'make test', which finds or builds one")
 	}
@@ -76,6 +78,11 @@ func prepare() error {
 		return fmt.Errorf("VAULT_BIN: %w", err)
 	}
 	program = found
+	if nextPath != "" {
+		if next, err = vaulttest.Find(context.Background(), nextPath); err != nil {
+			return fmt.Errorf("VAULT_BIN_NEXT: %w", err)
+		}
+	}
 
 	// Go repeats the last result of a test whose inputs have not changed. It takes a folder that the test looks into
 	// for one; that the plugin is built from these, it cannot know.

@@ -84,6 +84,21 @@ func (m mount) tryList(path string) (*api.Secret, error) {
 	return m.client.Logical().List(m.at(path))
 }
 
+func (m mount) try(t testing.TB, operation, path string, data fields) (*api.Secret, error) {
+	switch operation {
+	case "read":
+		return m.tryRead(path)
+	case "write":
+		return m.tryWrite(path, data)
+	case "patch":
+		return m.tryPatch(t, path, data)
+	case "delete":
+		return m.tryDelete(path)
+	default:
+		return m.tryList(path)
+	}
+}
+
 // The requests that must succeed.
 
 func (m mount) read(t testing.TB, path string) *api.Secret {
@@ -98,13 +113,6 @@ func (m mount) write(t testing.TB, path string, data fields) *api.Secret {
 	t.Helper()
 	secret, err := m.tryWrite(path, data)
 	require.NoError(t, err, "writing %s", path)
-	return secret
-}
-
-func (m mount) patch(t testing.TB, path string, data fields) *api.Secret {
-	t.Helper()
-	secret, err := m.tryPatch(t, path, data)
-	require.NoError(t, err, "patching %s", path)
 	return secret
 }
 
@@ -127,12 +135,17 @@ func jwtOf(t testing.TB, secret *api.Secret) string {
 	return jwt
 }
 
-// absent demands that nothing is stored at a path.
-func (m mount) absent(t testing.TB, path string) {
+// requireLease demands a lease of so many seconds; none if that is 0. A server says what is left of it once it has
+// stored it.
+func requireLease(t testing.TB, secret *api.Secret, seconds int) {
 	t.Helper()
-	secret, err := m.tryRead(path)
-	require.NoError(t, err, "reading %s", path)
-	require.Nil(t, secret, "%s is stored", path)
+	if seconds == 0 {
+		require.Empty(t, secret.LeaseID)
+		return
+	}
+	require.NotEmpty(t, secret.LeaseID)
+	require.LessOrEqual(t, secret.LeaseDuration, seconds)
+	require.GreaterOrEqual(t, secret.LeaseDuration, seconds-30, "and no shorter than a busy machine explains")
 }
 
 // defaultConfig is config with the key that a Console knows from the start.

@@ -1,97 +1,123 @@
 package acceptance
 
 import (
+	"context"
 	"errors"
 	"net/http"
 	"testing"
+	"time"
 
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"github.com/snowplow-vault/vault-plugin-secrets-snowplow/internal/consoletest"
 )
 
-func TestTwoMountsInOnePluginProcess(t *testing.T) {
+// requireCachedJWT demands that a reader gets the JWT that was cached before Console went down, without waiting for an
+// exchange to end.
+func requireCachedJWT(t testing.TB, m mount, jwt, when string) {
+	t.Helper()
+	begun := time.Now()
+	require.Equal(t, jwt, m.jwt(t, "token"), "%s: the cached JWT is served", when)
+	require.Less(t, time.Since(begun), patience, "%s: a reader has waited", when)
+}
+
+// Two mounts, in one process of the plugin, go on where they were after whatever starts it anew, also with Console down.
+func TestRestarts(t *testing.T) {
 	t.Parallel()
-	s := startServer(t)
-	organizations := []string{"11111111-0000-4000-8000-000000000001", "22222222-0000-4000-8000-000000000002"}
-	jwts := map[string]bool{}
-	for _, organization := range organizations {
+	s := startServerWithRaft(t)
+	type state struct {
+		mount
+		console      *consoletest.Server
+		config, role fields
+		jwt, lease   string
+		exchanges    int
+	}
+	var mounts []*state
+	for _, organization := range []string{"11111111-0000-4000-8000-000000000001", "22222222-0000-4000-8000-000000000002"} {
 		console := consoletest.NewServer(t, consoletest.WithOrganization(organization))
-		m := s.mount(t, unique("snowplow"), "")
+		m := &state{mount: s.mount(t, unique("snowplow"), ""), console: console}
 		m.write(t, "config", with(defaultConfig(console), fields{"organization_id": organization}))
+		m.write(t, "roles/short", fields{"ttl": "1m"})
 		secret := m.read(t, "token")
 		require.Equal(t, organization, secret.Data["organization_id"])
 		requireKeyID(t, console, jwtOf(t, secret), consoletest.DefaultAPIKeyID)
-		jwts[jwtOf(t, secret)] = true
+		m.config, m.role = m.read(t, "config").Data, m.read(t, "roles/short").Data
+		m.jwt, m.lease, m.exchanges = jwtOf(t, secret), secret.LeaseID, console.Exchanges()
+		console.FailAlways(consoletest.Status(http.StatusServiceUnavailable, "", nil))
+		mounts = append(mounts, m)
 	}
-	require.Len(t, jwts, 2, "each mount has a JWT of its own")
-	pids, err := s.pluginPIDs()
-	require.NoError(t, err)
-	require.Len(t, pids, 1, "processes of the plugin")
-}
 
-func TestConfigurationIsThereAfterVaultWasSealedAndRestarted(t *testing.T) {
-	t.Parallel()
-	console := consoletest.NewServer(t)
-	s := startServerWithRaft(t)
-	m := s.mount(t, "snowplow", "")
-	m.write(t, "config", with(defaultConfig(console), fields{"ttl": "1h"}))
-	m.write(t, "roles/short", fields{"ttl": "1m"})
-	config, role := m.read(t, "config").Data, m.read(t, "roles/short").Data
-	lease := m.read(t, "token").LeaseID
-
-	for _, again := range []struct {
+	type step struct {
 		name string
-		do   func() error
-	}{
-		{"sealed and unsealed", func() error {
-			if err := s.Seal(t.Context()); err != nil {
+		do   func(context.Context) error
+	}
+	steps := []step{
+		{"the plugin was reloaded", func(context.Context) error {
+			_, err := s.CLI(s.Client.Token(), "plugin", "reload", "-plugin="+pluginName)
+			return err
+		}},
+		{"Vault was sealed and unsealed", func(ctx context.Context) error {
+			if err := s.Seal(ctx); err != nil {
 				return err
 			}
-			if _, err := m.tryRead("token"); err == nil {
+			if _, err := mounts[0].tryRead("token"); err == nil {
 				return errors.New("a sealed Vault has answered a read")
 			}
-			return s.Unseal(t.Context())
+			return s.Unseal(ctx)
 		}},
-		{"restarted", func() error { return s.Restart(t.Context()) }},
-	} {
-		require.NoError(t, again.do(), "Vault is %s", again.name)
-		m = mount{server: s, path: m.path, client: s.Client}
-		require.Equal(t, config, m.read(t, "config").Data, "config after Vault was %s", again.name)
-		require.Equal(t, role, m.read(t, "roles/short").Data, "the role after Vault was %s", again.name)
-		require.Equal(t, http.StatusOK, opens(t, console, m.jwt(t, "token/short")), "a read after Vault was %s", again.name)
-		_, err := s.Client.Sys().Lookup(lease)
-		require.NoError(t, err, "the lease after Vault was %s", again.name)
+		{"Vault was restarted", s.Restart},
 	}
-	require.NoError(t, s.Client.Sys().Revoke(lease))
+	if next.Path != "" {
+		upgrade := func(ctx context.Context) error { return s.RestartWith(ctx, next) }
+		steps = append(steps, step{"the server was upgraded to " + next.String(), upgrade})
+	}
+	for _, step := range steps {
+		require.NoError(t, step.do(t.Context()), step.name)
+		for _, m := range mounts {
+			m.client = s.Client
+			require.Equal(t, m.config, m.read(t, "config").Data, "config after %s", step.name)
+			require.Equal(t, m.role, m.read(t, "roles/short").Data, "the role after %s", step.name)
+			requireCachedJWT(t, m.mount, m.jwt, "after "+step.name)
+			requireLease(t, m.read(t, "token/short"), 60)
+			_, err := s.Client.Sys().Lookup(m.lease)
+			require.NoError(t, err, "the lease after %s", step.name)
+			require.Equal(t, m.exchanges, m.console.Exchanges(), "a JWT that is still fresh needs no exchange")
+		}
+		pluginProcess(t, s)
+	}
+	requireRevocable(t, s.Client, mounts[0].lease)
+
+	mounts[0].remove(t, "token")
+	require.NoError(t, s.Restart(t.Context()))
+	mounts[0].client = s.Client
+	_, err := mounts[0].tryRead("token")
+	requireStatus(t, err, http.StatusBadGateway) // what was forgotten does not come back
 }
 
-func TestRegisteredWithAndWithoutAVersion(t *testing.T) {
+// Nobody asks the plugin to end then.
+func TestPluginEndsWithAKilledVault(t *testing.T) {
 	t.Parallel()
-	console := consoletest.NewServer(t)
-	for name, registered := range map[string]string{"with": pluginVersion, "without": ""} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			s := startServerWithoutPlugin(t, serverOptions())
-			plugin := pluginOf(t, pluginVersion)
-			plugin.Version = registered
-			require.NoError(t, s.RegisterPlugin(t.Context(), plugin), "registering the plugin %s a version", name)
-			m := s.mount(t, "snowplow", registered)
-			m.write(t, "config", defaultConfig(console))
-			require.Equal(t, http.StatusOK, opens(t, console, m.jwt(t, "token")))
+	s := startServer(t)
+	s.mount(t, "snowplow", "")
+	pluginProcess(t, s)
+	s.Process.Kill()
+	killed := time.Now()
+	requirePluginEnds(t, s)
+	assert.Less(t, time.Since(killed), 5*time.Second)
+}
 
-			mounts, err := s.Client.Sys().ListMounts()
-			require.NoError(t, err)
-			require.Equal(t, pluginVersion, mounts["snowplow/"].RunningVersion, "the version that runs")
-			require.Equal(t, pluginVersion, m.read(t, "status").Data["version"], "the version in status")
-		})
-	}
-	t.Run("with another", func(t *testing.T) {
-		t.Parallel()
-		s := startServer(t)
-		plugin := pluginOf(t, pluginVersion)
-		plugin.Version = "v9.9.9"
-		err := s.RegisterPlugin(t.Context(), plugin)
-		require.ErrorContains(t, err, "reported version ("+pluginVersion+")")
-	})
+func TestVersionThatThePluginIsRegisteredWith(t *testing.T) {
+	t.Parallel()
+	s := startServerWithoutPlugin(t, serverOptions())
+	plugin := pluginOf(t, pluginVersion)
+	plugin.Version = "v9.9.9"
+	require.ErrorContains(t, s.RegisterPlugin(t.Context(), plugin), "reported version ("+pluginVersion+")")
+
+	plugin.Version = ""
+	require.NoError(t, s.RegisterPlugin(t.Context(), plugin))
+	m := s.mount(t, "snowplow", "")
+	mounts, err := s.Client.Sys().ListMounts()
+	require.NoError(t, err)
+	require.Equal(t, pluginVersion, mounts[m.path+"/"].RunningVersion, "the version that runs")
 }

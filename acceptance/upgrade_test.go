@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"syscall"
 	"testing"
 
 	"github.com/hashicorp/vault/api"
@@ -33,7 +34,7 @@ func (s server) register(t testing.TB, p vaulttest.Plugin) {
 }
 
 // The commands are those of docs/operations.md. A rollback is an upgrade to the older version, whose file and entry in
-// the catalog are still there.
+// the catalog are still there. A pin of the cluster wins over what the mount says; OpenBao has none.
 func TestPluginIsUpgradedAndDowngradedUnderLoad(t *testing.T) {
 	t.Parallel()
 	const older, newer = "v0.1.0", "v0.2.0"
@@ -48,13 +49,32 @@ func TestPluginIsUpgradedAndDowngradedUnderLoad(t *testing.T) {
 	load := startLoad(t, console, m.at("token"), 8, s)
 	s.installPlugin(t, pluginOf(t, newer))
 
-	for _, step := range []struct{ name, version string }{{"upgraded", newer}, {"rolled back", older}} {
+	tune := func(version string) { s.run(t, "secrets", "tune", "-plugin-version="+version, m.path) }
+	pin := func(version string) {
+		s.run(t, "write", "sys/plugins/pins/secret/"+pluginName, "version="+version)
+		for _, refused := range [][]string{
+			{"secrets", "tune", "-plugin-version=" + older, m.path},
+			{"secrets", "enable", "-plugin-version=" + older, "-path=another", pluginName},
+		} {
+			_, err := s.CLI(s.Client.Token(), refused...)
+			require.ErrorContains(t, err, "pinned")
+		}
+	}
+	type step struct {
+		name, version string
+		decide        func(version string)
+	}
+	steps := []step{{"upgraded", newer, tune}, {"rolled back", older, tune}}
+	if program.Product == vaulttest.Vault {
+		steps = append(steps, step{"pinned", newer, pin}, step{"pinned again", older, pin})
+	}
+	for _, step := range steps {
 		lease, roleLease := m.read(t, "token").LeaseID, m.read(t, "token/team").LeaseID
 		load.goesOn(t, "before the plugin is "+step.name)
 		pid, exchanges := pluginProcess(t, s), console.Exchanges()
 		load.measured()
 
-		s.run(t, "secrets", "tune", "-plugin-version="+step.version, m.path)
+		step.decide(step.version)
 		require.NotEqual(t, step.version, m.read(t, "status").Data["version"], "without a reload the old process runs on")
 		s.run(t, "plugin", "reload", "-plugin="+pluginName)
 		load.goesOn(t, "after the plugin was "+step.name)
@@ -74,9 +94,9 @@ func TestPluginIsUpgradedAndDowngradedUnderLoad(t *testing.T) {
 
 		require.Equal(t, config, m.read(t, "config").Data, "config after the plugin was %s", step.name)
 		require.Equal(t, role, m.read(t, "roles/team").Data, "the role after the plugin was %s", step.name)
-		require.Equal(t, 7200, m.read(t, "token").LeaseDuration, "ttl in config after the plugin was %s", step.name)
+		requireLease(t, m.read(t, "token"), 7200)
 		secret := m.read(t, "token/team")
-		require.Equal(t, 600, secret.LeaseDuration, "ttl of the role after the plugin was %s", step.name)
+		requireLease(t, secret, 600)
 		require.Equal(t, http.StatusOK, opens(t, console, jwtOf(t, secret)), "the role's own key after the plugin was %s", step.name)
 		requireRevocable(t, m.client, lease)
 		requireRevocable(t, m.client, roleLease)
@@ -105,9 +125,9 @@ func TestPluginIsReloadedWhileAnExchangeIsUnderWay(t *testing.T) {
 	require.NotEqual(t, pid, pluginProcess(t, s), "a new process of the plugin runs")
 }
 
-// What happens to an operator who copies a new version over the file of the old one, and the ways out of it that
-// docs/operations.md gives.
-func TestOverwrittenPluginFileIsRepaired(t *testing.T) {
+// What happens to an operator who copies a new version over the file of the old one, or takes the version in use out of
+// the catalog, and the ways out of it that docs/operations.md gives.
+func TestPluginThatCannotStartIsRepaired(t *testing.T) {
 	t.Parallel()
 	const older, newer = "v0.1.0", "v0.2.0"
 	const cause = "checksums did not match"
@@ -139,6 +159,22 @@ func TestOverwrittenPluginFileIsRepaired(t *testing.T) {
 		m.write(t, "config", key)
 	}
 
+	t.Run("deregistered, by registering it again", func(t *testing.T) {
+		t.Parallel()
+		s := startServerWithRaft(t)
+		plugin := pluginOf(t, older)
+		s.installPlugin(t, plugin)
+		m := s.mount(t, "snowplow", older)
+		m.write(t, "config", key)
+		s.run(t, "plugin", "deregister", "-version="+older, "secret", pluginName)
+		require.NotEmpty(t, m.jwt(t, "token"), "the process that runs needs no entry in the catalog")
+		require.NoError(t, syscall.Kill(pluginProcess(t, s), syscall.SIGKILL))
+		requirePluginEnds(t, s)
+		_, err := m.tryRead("token")
+		requireStatus(t, err, http.StatusInternalServerError, "plugin not found in the catalog")
+		s.register(t, plugin)
+		repaired(t, m)
+	})
 	t.Run("by the old file", func(t *testing.T) {
 		t.Parallel()
 		m := overwritten(t)

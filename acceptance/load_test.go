@@ -35,8 +35,7 @@ type constantLoad struct {
 	began    []time.Time    // of each reader's last successful read
 	repeated map[string]int // what the clients were answered and repeated, with how often
 	failures []error        // what the readers got when their clients gave up
-	reads    int            // that succeeded
-	last     time.Time      // when the last of them did
+	last     time.Time      // of any reader's last successful read
 	gap      time.Duration  // the longest time between two of them
 }
 
@@ -61,29 +60,25 @@ func startLoad(t testing.TB, console *consoletest.Server, path string, readers i
 }
 
 func (l *constantLoad) newClient(s server) (*api.Client, error) {
-	config := api.DefaultConfig()
-	if config.Error != nil {
-		return nil, config.Error
+	client, err := s.NewClient(s.Client.Token())
+	if err != nil {
+		return nil, err
 	}
-	config.Address = s.Address()
-	config.CheckRetry = func(ctx context.Context, resp *http.Response, err error) (bool, error) {
+	client.SetMaxRetries(api.DefaultConfig().MaxRetries)
+	client.SetCheckRetry(func(ctx context.Context, resp *http.Response, err error) (bool, error) {
 		repeat, checked := api.DefaultRetryPolicy(ctx, resp, err)
 		if repeat {
+			answer := "no answer"
+			if resp != nil {
+				answer = strconv.Itoa(resp.StatusCode)
+			}
 			l.mu.Lock()
 			defer l.mu.Unlock()
-			if resp == nil {
-				l.repeated["no answer"]++
-			} else {
-				l.repeated[strconv.Itoa(resp.StatusCode)]++
-			}
+			l.repeated[answer]++
 		}
 		return repeat, checked
-	}
-	client, err := api.NewClient(config)
-	if err == nil {
-		client.SetToken(s.Client.Token())
-	}
-	return client, err
+	})
+	return client, nil
 }
 
 func (l *constantLoad) read(reader int, clients []*api.Client) {
@@ -91,7 +86,7 @@ func (l *constantLoad) read(reader int, clients []*api.Client) {
 		began := time.Now()
 		secret, err := clients[at].Logical().Read(l.path)
 		if err == nil {
-			err = l.checkJWT(secret)
+			_, err = keyIDOf(l.console, secret)
 		}
 		l.mu.Lock()
 		if err != nil {
@@ -99,7 +94,6 @@ func (l *constantLoad) read(reader int, clients []*api.Client) {
 			at = (at + 1) % len(clients)
 		} else {
 			now := time.Now()
-			l.reads++
 			l.began[reader] = began
 			l.gap, l.last = max(l.gap, now.Sub(l.last)), now
 		}
@@ -107,15 +101,17 @@ func (l *constantLoad) read(reader int, clients []*api.Client) {
 	}
 }
 
-func (l *constantLoad) checkJWT(secret *api.Secret) error {
+// keyIDOf is the ID of the key that an answer's JWT was exchanged for.
+func keyIDOf(console *consoletest.Server, secret *api.Secret) (string, error) {
 	if secret == nil {
-		return errors.New("the answer is empty")
+		return "", errors.New("the answer is empty")
 	}
 	jwt, _ := secret.Data["access_token"].(string)
-	if _, ok := l.console.Issued(jwt); !ok {
-		return errors.New("the answer has no JWT of this Console")
+	id, ok := console.Issued(jwt)
+	if !ok {
+		return "", errors.New("the answer has no JWT of this Console")
 	}
-	return nil
+	return id, nil
 }
 
 // stop ends the load once the reads under way have ended.
@@ -148,18 +144,6 @@ func (l *constantLoad) measured() (gap time.Duration, repeated map[string]int, f
 	gap, repeated, failures = l.gap, l.repeated, l.failures
 	l.gap, l.last, l.repeated, l.failures = 0, time.Now(), map[string]int{}, nil
 	return gap, repeated, failures
-}
-
-// loadTime is how long the load of writers and readers goes on.
-func loadTime(t testing.TB) time.Duration {
-	t.Helper()
-	seconds := os.Getenv("ACC_LOAD_SECONDS")
-	if seconds == "" {
-		return 10 * time.Second
-	}
-	n, err := strconv.Atoi(seconds)
-	require.NoError(t, err, "ACC_LOAD_SECONDS is a number of seconds")
-	return time.Duration(n) * time.Second
 }
 
 const instrumentedVersion = "v0.1.0-race"
@@ -198,7 +182,7 @@ func requireNoRace(t testing.TB, s server) {
 // whether a JWT comes from a key that was replaced before its reader asked.
 func TestCredentialsAreRewrittenUnderLoad(t *testing.T) {
 	t.Parallel()
-	const readers = 64
+	const readers, loadTime = 64, 10 * time.Second
 	console := consoletest.NewServer(t)
 	s := startServer(t)
 	version := registerInstrumented(t, s)
@@ -220,9 +204,9 @@ func TestCredentialsAreRewrittenUnderLoad(t *testing.T) {
 	}
 	rewrite := func(target *written) error {
 		number := target.newest.Load() + 1
-		key := consoletest.Key{ID: fmt.Sprintf("%s-%d", target.name, number), Secret: fmt.Sprintf("secret-of-%s-%d", target.name, number)}
-		console.AddKey(key)
-		_, err := m.tryWrite(target.path, fields{"api_key_id": key.ID, "api_key": key.Secret})
+		id := fmt.Sprintf("%s-%d", target.name, number)
+		console.AddKey(consoletest.Key{ID: id, Secret: "secret-of-" + id})
+		_, err := m.tryWrite(target.path, fields{"api_key_id": id, "api_key": "secret-of-" + id})
 		if err == nil {
 			target.newest.Store(number)
 		}
@@ -236,18 +220,14 @@ func TestCredentialsAreRewrittenUnderLoad(t *testing.T) {
 		if err != nil {
 			return err
 		}
-		jwt, _ := secret.Data["access_token"].(string)
-		id, ok := console.Issued(jwt)
-		if !ok {
-			return errors.New("the answer has no JWT of this Console")
+		id, err := keyIDOf(console, secret)
+		if err != nil {
+			return err
 		}
 		name, digits, _ := strings.Cut(id, "-")
 		number, err := strconv.ParseInt(digits, 10, 64)
-		switch {
-		case err != nil || name != target.name:
-			return fmt.Errorf("the JWT comes from the key %q, which is not one of %s", id, target.path)
-		case number < minimum:
-			return fmt.Errorf("the JWT comes from the key of write %d, and the read began after write %d had returned", number, minimum)
+		if err != nil || name != target.name || number < minimum {
+			return fmt.Errorf("the JWT comes from the key %q, and write %d of %s had returned before the read began", id, minimum, target.name)
 		}
 		reads.Add(1)
 		if number > 1 {
@@ -260,8 +240,8 @@ func TestCredentialsAreRewrittenUnderLoad(t *testing.T) {
 		require.NoError(t, rewrite(target), "the first write of %s", target.path)
 	}
 	var wait sync.WaitGroup
-	defer wait.Wait()
-	defer stop.Store(true)
+	end := time.AfterFunc(loadTime, func() { stop.Store(true) })
+	defer end.Stop()
 	repeat := func(what string, do func() error) {
 		wait.Go(func() {
 			for !stop.Load() {
@@ -279,14 +259,6 @@ func TestCredentialsAreRewrittenUnderLoad(t *testing.T) {
 		token := target.tokens[reader/len(targets)%len(target.tokens)]
 		repeat("reading "+token, func() error { return read(target, token) })
 	}
-	end := time.Now().Add(loadTime(t))
-	eventually(t, time.Until(end)+patience, "the time of the load is over", func() error {
-		if time.Now().Before(end) && !stop.Load() {
-			return errors.New("it is not")
-		}
-		return nil
-	})
-	stop.Store(true)
 	wait.Wait()
 
 	for _, target := range targets {

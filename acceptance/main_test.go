@@ -8,6 +8,8 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
+	"strconv"
 	"testing"
 
 	"go.uber.org/goleak"
@@ -38,7 +40,7 @@ func TestMain(m *testing.M) {
 	}
 
 	// Tests wait for programs and clocks more than they compute, so that more of them than processors can run at once.
-	if !given("test.parallel") {
+	if flag.Lookup("test.parallel").Value.String() == strconv.Itoa(runtime.GOMAXPROCS(0)) { // the default
 		if err := flag.Set("test.parallel", "6"); err != nil {
 			panic(err)
 		}
@@ -99,11 +101,4 @@ func prepare() error {
 	// Vault refuses a plugin folder that is a symbolic link, and temporary folders can be.
 	runDir, err = filepath.EvalSymlinks(dir)
 	return err
-}
-
-// given says whether a flag was set on the command line.
-func given(name string) bool {
-	found := false
-	flag.Visit(func(f *flag.Flag) { found = found || f.Name == name })
-	return found
 }

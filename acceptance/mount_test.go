@@ -206,7 +206,6 @@ func opens(t testing.TB, console *consoletest.Server, jwt string) int {
 // requireKeyID demands that a JWT came from the exchange of this API key or bot user.
 func requireKeyID(t testing.TB, console *consoletest.Server, jwt, keyID string) {
 	t.Helper()
-	got, ok := console.Issued(jwt)
-	require.True(t, ok, "the JWT is not one of this Console")
+	got, _ := console.Issued(jwt)
 	require.Equal(t, keyID, got, "the key that the JWT was exchanged for")
 }

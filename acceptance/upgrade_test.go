@@ -109,7 +109,7 @@ func TestPluginIsReloadedWhileAnExchangeIsUnderWay(t *testing.T) {
 	console := consoletest.NewServer(t)
 	s := startServer(t)
 	m := s.mount(t, "snowplow", "")
-	m.write(t, "config", with(defaultConfig(console), slowExchanges))
+	m.write(t, "config", with(defaultConfig(console), fields{"request_timeout": "80s", "verify_connection": false}))
 	pid := pluginProcess(t, s)
 
 	h := holdRead(t, m, console)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"os"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -54,14 +55,6 @@ func requireRevocable(t testing.TB, client *api.Client, lease string) {
 	requireStatus(t, err, http.StatusBadRequest, "invalid lease")
 }
 
-// onlyRepeated demands that clients have repeated nothing but answers with these statuses.
-func onlyRepeated(t testing.TB, repeated map[string]int, statuses ...string) {
-	t.Helper()
-	for status, times := range repeated {
-		assert.Contains(t, statuses, status, "a status that clients had to repeat a request for, %d times", times)
-	}
-}
-
 func TestPluginIsKilledUnderLoad(t *testing.T) {
 	t.Parallel()
 	console := consoletest.NewServer(t)
@@ -89,7 +82,8 @@ func TestPluginIsKilledUnderLoad(t *testing.T) {
 	require.Empty(t, failures, "a reader whose client repeats as it does by default")
 	// A request that the plugin had when it was killed is answered with 500: Vault cannot know whether it took
 	// effect. Those that come later wait until Vault has started the plugin.
-	onlyRepeated(t, repeated, "500")
+	delete(repeated, "500")
+	require.Empty(t, repeated, "other answers that clients had to repeat a request for")
 	requireLease(t, m.read(t, "token"), 7200)
 	requireRevocable(t, m.client, lease)
 }
@@ -116,24 +110,6 @@ func holdRead(t testing.TB, m mount, console *consoletest.Server) held {
 	return h
 }
 
-// inTime does what may not wait for an exchange that is under way, and tells how long it took.
-func inTime(t testing.TB, what string, do func() error) time.Duration {
-	t.Helper()
-	began := time.Now()
-	end := make(chan error, 1)
-	go func() { end <- do() }()
-	select {
-	case err := <-end:
-		require.NoError(t, err, what)
-	case <-time.After(patience):
-		require.FailNow(t, what+": not within "+patience.String())
-	}
-	return time.Since(began)
-}
-
-// slowExchanges lets one exchange take longer than anything may wait for it.
-var slowExchanges = fields{"request_timeout": "80s", "verify_connection": false}
-
 // Vault lets requests end before it seals itself, so that sealing takes as long as an exchange at most.
 func TestVaultIsSealedWhileAnExchangeIsUnderWay(t *testing.T) {
 	t.Parallel()
@@ -156,7 +132,7 @@ func TestVaultIsSealedWhileAnExchangeIsUnderWay(t *testing.T) {
 			m.remove(t, "token")
 
 			h := holdRead(t, m, console)
-			sealed := make(chan error, 1)
+			began, sealed := time.Now(), make(chan error, 1)
 			go func() { sealed <- s.Seal(t.Context()) }()
 			eventually(t, patience, "Vault begins to seal itself", func() error { // it answers no request that asks
 				log, err := os.ReadFile(s.Log())
@@ -168,15 +144,13 @@ func TestVaultIsSealedWhileAnExchangeIsUnderWay(t *testing.T) {
 			if test.answered {
 				h.hold.Release()
 			}
-			took := inTime(t, "sealing Vault", func() error { return <-sealed })
-			var err error
-			took += inTime(t, "ending the read", func() error { err = <-h.end; return nil })
-			t.Logf("Vault was sealed %s later; the reader got: %v", took, err)
-			if test.answered {
+			require.NoError(t, <-sealed, "sealing Vault")
+			if err := <-h.end; test.answered {
 				require.NoError(t, err, "the read that Vault was sealed under")
 			} else {
 				requireStatus(t, err, http.StatusGatewayTimeout)
 			}
+			require.Less(t, time.Since(began), patience, "sealing Vault and ending the read")
 			requirePluginEnds(t, s)
 
 			h.hold.Release()
@@ -190,11 +164,11 @@ func TestVaultIsSealedWhileAnExchangeIsUnderWay(t *testing.T) {
 // Another mount keeps the plugin's process running, so that it is not its end that ends the exchange.
 func TestMountIsDisabledWhileAnExchangeIsUnderWay(t *testing.T) {
 	t.Parallel()
-	config := slowExchanges
+	timeout := "80s" // longer than disabling may take
 	if program.Product == vaulttest.OpenBao {
 		// It lets requests under way end before it disables a mount, and answers no others meanwhile (seen with 2.5.5):
 		// that takes as long as an exchange at most.
-		config = with(slowExchanges, fields{"request_timeout": "2s"})
+		timeout = "2s"
 	}
 	for name, reuse := range map[string]any{"shared": "1h", "of one reader": 0} {
 		t.Run(name, func(t *testing.T) {
@@ -203,22 +177,20 @@ func TestMountIsDisabledWhileAnExchangeIsUnderWay(t *testing.T) {
 			s := startServer(t) // of its own, since other tests could not use it meanwhile
 			other, m := s.mount(t, "other", ""), s.mount(t, "snowplow", "")
 			other.write(t, "config", defaultConfig(console))
-			m.write(t, "config", with(with(defaultConfig(console), config), fields{"reuse_period": reuse}))
+			m.write(t, "config", with(defaultConfig(console),
+				fields{"request_timeout": timeout, "verify_connection": false, "reuse_period": reuse}))
 
 			h := holdRead(t, m, console)
-			took := inTime(t, "disabling the mount", func() error { return s.Client.Sys().Unmount(m.path) })
-			t.Logf("disabled after %s", took)
-			var err error
-			took = inTime(t, "ending the read", func() error { err = <-h.end; return nil })
-			require.Error(t, err, "the read that the mount was disabled under")
-			t.Logf("the reader got, %s later: %v", took, err)
+			began := time.Now()
+			require.NoError(t, s.Client.Sys().Unmount(m.path), "disabling the mount")
+			require.Error(t, <-h.end, "the read that the mount was disabled under")
+			require.Less(t, time.Since(began), patience, "disabling the mount and ending the read")
 
 			require.NotEmpty(t, other.jwt(t, "token"), "the other mount is not affected")
 			m = s.mount(t, m.path, "")
 			config, err := m.tryRead("config")
 			require.NoError(t, err)
 			require.Nil(t, config, "config is gone with the mount")
-			require.NoError(t, s.Client.Sys().Unmount(m.path))
 		})
 	}
 }
@@ -230,35 +202,24 @@ func TestMountWithTenThousandLeasesIsDisabled(t *testing.T) {
 	s := startServer(t)
 	m := s.mount(t, "snowplow", "")
 	m.write(t, "config", defaultConfig(console))
-
-	began := time.Now()
 	var asked atomic.Int64
-	errs := make(chan error, readers)
+	var wait sync.WaitGroup
 	for range readers {
-		go func() {
+		wait.Go(func() {
 			for asked.Add(1) <= leases {
-				if _, err := m.tryRead("token"); err != nil {
-					errs <- err
+				if _, err := m.tryRead("token"); !assert.NoError(t, err, "a read") {
 					return
 				}
 			}
-			errs <- nil
-		}()
+		})
 	}
-	for range readers {
-		require.NoError(t, <-errs, "a read")
-	}
-	read := time.Since(began)
+	wait.Wait()
 	known, err := s.Client.Logical().List("sys/leases/lookup/" + m.at("token"))
 	require.NoError(t, err)
 	require.Len(t, known.Data["keys"], leases, "leases before the mount is disabled")
 
-	// Not so that a busy machine fails it: what is to be seen is that it ends, and leaves nothing.
 	console.Close() // revoking asks Snowplow nothing
-	began = time.Now()
 	require.NoError(t, s.Client.Sys().Unmount(m.path), "disabling a mount with %d leases", leases)
-	t.Logf("%d leases: read in %s by %d readers, mount disabled in %s", leases, read, readers, time.Since(began))
-
 	known, err = s.Client.Logical().List("sys/leases/lookup/" + m.at("token"))
 	require.NoError(t, err)
 	require.Nil(t, known, "leases after the mount was disabled")
@@ -272,26 +233,18 @@ func TestMountIsMoved(t *testing.T) {
 	t.Parallel()
 	console := consoletest.NewServer(t)
 	s := shared(t)
-	m := s.mount(t, unique("teams/data/snowplow"), "")
-	m.write(t, "config", with(defaultConfig(console), fields{"ttl": "2h"}))
-	m.write(t, "roles/team", fields{"ttl": "10m"})
-	config := m.read(t, "config").Data
-	lease := m.read(t, "token/team").LeaseID
-	require.Contains(t, lease, m.at("token/team"), "a lease is named after the path")
+	from := s.mount(t, unique("teams/data/snowplow"), "")
+	from.write(t, "config", defaultConfig(console))
+	from.write(t, "roles/team", fields{"ttl": "10m"})
+	config, lease := from.read(t, "config").Data, from.read(t, "token/team").LeaseID
 
-	from := m
-	m.path = unique("moved")
+	m := mount{server: s, path: unique("moved"), client: s.Client}
 	require.NoError(t, s.Client.Sys().Remount(from.path, m.path), "moving the mount")
 	require.Equal(t, config, m.read(t, "config").Data, "config after the move")
 	secret := m.read(t, "token/team")
 	requireLease(t, secret, 600)
-	require.Contains(t, secret.LeaseID, m.at("token/team"))
-	require.Equal(t, http.StatusOK, opens(t, console, jwtOf(t, secret)), "a read after the move")
 	requireRevocable(t, m.client, secret.LeaseID)
-	gone, err := from.tryRead("token")
-	require.NoError(t, err)
-	require.Nil(t, gone, "a read at the old path")
-	_, err = m.client.Sys().Lookup(lease)
+	_, err := m.client.Sys().Lookup(lease)
 	requireStatus(t, err, http.StatusBadRequest, "invalid lease") // Vault revokes all leases of a mount that it moves
 
 	m.remove(t, "config")

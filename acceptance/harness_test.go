@@ -45,38 +45,29 @@ func eventually(t testing.TB, limit time.Duration, what string, ask func() error
 	}
 }
 
-var builds sync.Map // version to a func that builds the plugin once
+var builds sync.Map // the name and version of a program to a func that builds it once
 
-// buildPlugin builds the plugin as "make build" does, once for each version, and returns the program's path.
-func buildPlugin(version string) (string, error) {
-	build, _ := builds.LoadOrStore(version, sync.OnceValues(func() (string, error) {
-		target := filepath.Join(runDir, "build", version, pluginName)
+// build builds a program of this module as "make build" does, once for each version, and returns its path.
+func build(name, version string) (string, error) {
+	once, _ := builds.LoadOrStore(name+version, sync.OnceValues(func() (string, error) {
+		target := filepath.Join(runDir, "build", version, name)
 		cmd := exec.Command("go", "build", "-race=false", "-trimpath",
-			"-ldflags", "-s -w -X "+modulePath+".Version="+version, "-o", target, modulePath+"/cmd/"+pluginName)
+			"-ldflags", "-s -w -X "+modulePath+".Version="+version, "-o", target, modulePath+"/cmd/"+name)
 		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 		if out, err := cmd.CombinedOutput(); err != nil {
-			return "", fmt.Errorf("building the plugin: %w\n%s", err, out)
+			return "", fmt.Errorf("building %s: %w\n%s", name, err, out)
 		}
 		return target, nil
 	}))
-	return build.(func() (string, error))()
+	return once.(func() (string, error))()
 }
 
-// buildExec builds snowplow-exec once, and returns the program's path.
-var buildExec = sync.OnceValues(func() (string, error) {
-	target := filepath.Join(runDir, "build", "snowplow-exec")
-	cmd := exec.Command("go", "build", "-race=false", "-trimpath", "-o", target, modulePath+"/cmd/snowplow-exec")
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return "", fmt.Errorf("building snowplow-exec: %w\n%s", err, out)
-	}
-	return target, nil
-})
+func buildExec() (string, error) { return build("snowplow-exec", pluginVersion) }
 
 // pluginOf is the plugin of a version, to be registered with it, in a file of its own.
 func pluginOf(t testing.TB, version string) vaulttest.Plugin {
 	t.Helper()
-	program, err := buildPlugin(version)
+	program, err := build(pluginName, version)
 	require.NoError(t, err)
 	return vaulttest.Plugin{Name: pluginName, Program: program, Command: pluginName + "_" + version, Version: version}
 }

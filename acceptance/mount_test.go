@@ -64,9 +64,7 @@ func (m mount) at(path string) string { return m.path + "/" + path }
 
 // The requests, as they may fail. A path that has nothing to read is a nil secret.
 
-func (m mount) tryRead(path string) (*api.Secret, error) {
-	return m.client.Logical().Read(m.at(path))
-}
+func (m mount) tryRead(path string) (*api.Secret, error) { return m.client.Logical().Read(m.at(path)) }
 
 func (m mount) tryWrite(path string, data fields) (*api.Secret, error) {
 	return m.client.Logical().Write(m.at(path), data)
@@ -76,13 +74,9 @@ func (m mount) tryPatch(t testing.TB, path string, data fields) (*api.Secret, er
 	return m.client.Logical().JSONMergePatch(t.Context(), m.at(path), data)
 }
 
-func (m mount) tryDelete(path string) (*api.Secret, error) {
-	return m.client.Logical().Delete(m.at(path))
-}
+func (m mount) tryDelete(path string) (*api.Secret, error) { return m.client.Logical().Delete(m.at(path)) }
 
-func (m mount) tryList(path string) (*api.Secret, error) {
-	return m.client.Logical().List(m.at(path))
-}
+func (m mount) tryList(path string) (*api.Secret, error) { return m.client.Logical().List(m.at(path)) }
 
 func (m mount) try(t testing.TB, operation, path string, data fields) (*api.Secret, error) {
 	switch operation {

@@ -239,25 +239,12 @@ func TestOpenAPI(t *testing.T) {
 	document, err := m.client.Logical().Read("sys/internal/specs/openapi")
 	require.NoError(t, err)
 	paths := document.Data["paths"].(map[string]any)
-	for path, methods := range map[string][]string{
-		"config":        {"get", "post", "delete"},
-		"roles/":        {"get"},
-		"roles/{name}":  {"get", "post", "delete"},
-		"token":         {"get", "post", "delete"},
-		"token/{role}":  {"get", "post", "delete"},
-		"status":        {"get"},
-		"status/{role}": {"get"},
-		"metrics":       {"get"},
-	} {
+	for _, path := range []string{"config", "roles/", "roles/{name}", "token", "token/{role}", "status", "status/{role}", "metrics"} {
 		described, _ := paths["/"+m.at(path)].(map[string]any)
-		for _, method := range methods {
-			operation, _ := described[method].(map[string]any)
-			assert.Regexp(t, "^snowplow-", operation["operationId"], "%s %s", method, path)
-			assert.NotEmpty(t, operation["summary"], "%s %s", method, path)
-			assert.NotEmpty(t, operation["responses"], "%s %s", method, path)
-		}
+		get, _ := described["get"].(map[string]any)
+		assert.Regexp(t, "^snowplow-", get["operationId"], path)
+		assert.NotEmpty(t, get["responses"], path)
 	}
-
 	schemas := document.Data["components"].(map[string]any)["schemas"].(map[string]any)
 	for _, request := range []string{"SnowplowConfigureRequest", "SnowplowWriteRoleRequest"} {
 		properties := schemas[request].(map[string]any)["properties"].(map[string]any)

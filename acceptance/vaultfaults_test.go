@@ -88,26 +88,22 @@ func TestPluginIsKilledUnderLoad(t *testing.T) {
 	requireRevocable(t, m.client, lease)
 }
 
-// held is a read that waits for an exchange which Console does not answer.
-type held struct {
-	hold *consoletest.Hold
-	end  chan error // what the reader gets
-}
-
-func holdRead(t testing.TB, m mount, console *consoletest.Server) held {
+// holdRead starts a read that waits for an exchange which Console does not answer, until release. What the reader gets
+// is sent to end.
+func holdRead(t testing.TB, m mount, console *consoletest.Server) (release func(), end <-chan error) {
 	t.Helper()
-	h := held{console.Hold(), make(chan error, 1)}
-	t.Cleanup(h.hold.Release)
+	hold, ended := console.Hold(), make(chan error, 1)
+	t.Cleanup(hold.Release)
 	go func() {
 		_, err := m.tryRead("token")
-		h.end <- err
+		ended <- err
 	}()
 	select {
-	case <-h.hold.Started():
-	case err := <-h.end:
+	case <-hold.Started():
+	case err := <-ended:
 		require.FailNow(t, "the read ended without an exchange", "%v", err)
 	}
-	return h
+	return hold.Release, ended
 }
 
 // Vault lets requests end before it seals itself, so that sealing takes as long as an exchange at most.
@@ -131,7 +127,7 @@ func TestVaultIsSealedWhileAnExchangeIsUnderWay(t *testing.T) {
 			lease := m.read(t, "token").LeaseID
 			m.remove(t, "token")
 
-			h := holdRead(t, m, console)
+			release, end := holdRead(t, m, console)
 			began, sealed := time.Now(), make(chan error, 1)
 			go func() { sealed <- s.Seal(t.Context()) }()
 			eventually(t, patience, "Vault begins to seal itself", func() error { // it answers no request that asks
@@ -142,10 +138,10 @@ func TestVaultIsSealedWhileAnExchangeIsUnderWay(t *testing.T) {
 				return err
 			})
 			if test.answered {
-				h.hold.Release()
+				release()
 			}
 			require.NoError(t, <-sealed, "sealing Vault")
-			if err := <-h.end; test.answered {
+			if err := <-end; test.answered {
 				require.NoError(t, err, "the read that Vault was sealed under")
 			} else {
 				requireStatus(t, err, http.StatusGatewayTimeout)
@@ -153,7 +149,7 @@ func TestVaultIsSealedWhileAnExchangeIsUnderWay(t *testing.T) {
 			require.Less(t, time.Since(began), patience, "sealing Vault and ending the read")
 			requirePluginEnds(t, s)
 
-			h.hold.Release()
+			release()
 			require.NoError(t, s.Unseal(t.Context()))
 			require.Equal(t, http.StatusOK, opens(t, console, m.jwt(t, "token")), "a read after Vault was unsealed")
 			requireRevocable(t, m.client, lease)
@@ -180,10 +176,10 @@ func TestMountIsDisabledWhileAnExchangeIsUnderWay(t *testing.T) {
 			m.write(t, "config", with(defaultConfig(console),
 				fields{"request_timeout": timeout, "verify_connection": false, "reuse_period": reuse}))
 
-			h := holdRead(t, m, console)
+			_, end := holdRead(t, m, console)
 			began := time.Now()
 			require.NoError(t, s.Client.Sys().Unmount(m.path), "disabling the mount")
-			require.Error(t, <-h.end, "the read that the mount was disabled under")
+			require.Error(t, <-end, "the read that the mount was disabled under")
 			require.Less(t, time.Since(began), patience, "disabling the mount and ending the read")
 
 			require.NotEmpty(t, other.jwt(t, "token"), "the other mount is not affected")

@@ -76,7 +76,7 @@ func TestLeaderOfAClusterChanges(t *testing.T) {
 		return cluster.Leader(ctx)
 	}
 
-	check := change(m)
+	change(m)
 	load := startLoad(t, console, m.at("token"), 6, nodes...)
 	for _, step := range []struct {
 		name string
@@ -88,7 +88,7 @@ func TestLeaderOfAClusterChanges(t *testing.T) {
 		lease, old := m.read(t, "token/team").LeaseID, m.server
 		load.goesOn(t, "before "+step.name)
 		load.measured()
-		check = change(m)
+		check := change(m)
 		lead(step.do(t.Context()))
 		check(m)
 		requireRevocable(t, m.client, lease)

@@ -116,15 +116,16 @@ func TestLeaderOfAClusterChanges(t *testing.T) {
 	}
 
 	// With Console down as well, a new leader goes on with the JWTs in storage.
-	m.write(t, "config", fields{"reuse_period": "1s"})
-	m.remove(t, "token")
 	jwt, exchanges := m.jwt(t, "token"), console.Exchanges()
+	m.write(t, "config", fields{"reuse_period": "1s"})
 	console.FailAlways(consoletest.Silence())
+	killed := m.server
 	lead(kill(t.Context()))
 	requireCachedJWT(t, m, jwt, "after the leader was killed")
 	require.NotEmpty(t, m.jwt(t, "token/team"))
 	m.write(t, "config", fields{"ttl": "1h", "request_timeout": "5s"})
 	requireCachedJWT(t, m, jwt, "after a write that leaves the credential alone")
+	require.NoError(t, killed.Restart(t.Context()), "starting the node that was killed")
 	lead(cluster.StepDown(t.Context()))
 	requireCachedJWT(t, m, jwt, "after the next leader stepped down")
 	require.Equal(t, "stale", m.read(t, "status").Data["state"])

@@ -109,10 +109,13 @@ func (in input) text(name string) (value string, given bool) {
 	return in.line(name), true
 }
 
-// line returns a string field without the line breaks at its end: editors end files with one, and no value does. PEM
-// does not mind.
+// line returns a string field without the line breaks at its end: editors end files with one, and no value but PEM does.
 func (in input) line(name string) string {
-	return strings.TrimRight(in.data.Get(name).(string), "\r\n")
+	value := in.data.Get(name).(string)
+	if name == "ca_cert" { // read back as written: Terraform compares the two
+		return value
+	}
+	return strings.TrimRight(value, "\r\n")
 }
 
 // credential returns a field of a credential as console.Getter does.

@@ -403,6 +403,9 @@ func TestLineBreaksAtTheEndOfAFieldAreDropped(t *testing.T) {
 		assert.Equal(t, before, m.settingsAt("config"))
 		m.must(logical.DeleteOperation, "config")
 	}
+	pem := consoletest.NewAuthority(t).PEM() + "\n"
+	m.mustWrite("config", v3Config(console), map[string]any{"ca_cert": pem})
+	assert.Equal(t, pem, m.mustRead("config").Data["ca_cert"], "PEM ends with one")
 }
 
 func TestPatchTakesTheVersionBackToItsDefault(t *testing.T) {

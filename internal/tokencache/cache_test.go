@@ -225,6 +225,16 @@ func TestWithoutReuseEveryReadMakesItsOwnExchange(t *testing.T) {
 		assert.Len(t, seen, 10)
 		assert.Nil(t, c.cached(keyA), "a JWT that nobody may be given again is cached")
 		assert.Empty(t, c.store.holds(keyA.Path), "or stored")
+
+		c.mustGet(keyA, time.Minute)
+		time.Sleep(time.Hour)
+		failed := c.fails(503)
+		_, err := c.get(keyA, 0)
+		require.ErrorIs(t, err, failed)
+		state, err := c.State(t.Context(), keyA, 0)
+		require.NoError(t, err)
+		state.NotBefore = time.Time{}
+		assert.Equal(t, State{Failure: failed}, state, "nobody gets the JWT that readers with another reuse period share")
 	})
 }
 

@@ -16,7 +16,7 @@ type State struct {
 	NotBefore time.Time      // the next attempt; zero: at the next read
 }
 
-// State reports what is cached under key. It keeps nothing in memory that readers have not brought there.
+// State reports what is cached under key for readers who accept an age of reuse. It keeps nothing in memory that readers have not brought there.
 func (c *Cache) State(ctx context.Context, key Key, reuse time.Duration) (State, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -28,10 +28,14 @@ func (c *Cache) State(ctx context.Context, key Key, reuse time.Duration) (State,
 		return State{}, err
 	}
 	now := time.Now()
-	fresh, usable := s.held.fresh(now, reuse), s.held.usable(now)
-	slow := s.held.flight != nil && now.Sub(s.held.flight.began) >= maxReaderWait
+	cached := s.held
+	if reuse == 0 {
+		cached = &held{} // what others share is not for these readers
+	}
+	fresh, usable := cached.fresh(now, reuse), cached.usable(now)
+	slow := cached.flight != nil && now.Sub(cached.flight.began) >= maxReaderWait
 	state := State{
-		Token:   s.held.valid(now),
+		Token:   cached.valid(now),
 		Failure: s.health.failure,
 		Usable:  usable || fresh,
 		Stale:   usable && !fresh && (s.health.failing() || slow),

@@ -280,6 +280,9 @@ func (s *slot) wake() {
 	}
 }
 
+// drop forgets the JWT for good, and what exchanges that have begun will bring.
+func (s *slot) drop() { s.held = &held{known: true, since: s.health.begun + 1} }
+
 // note records the outcome of an exchange, and reports whether that drops the cached JWT.
 func (s *slot) note(number uint64, err error) (dropped bool) {
 	now := time.Now()
@@ -289,7 +292,7 @@ func (s *slot) note(number uint64, err error) (dropped bool) {
 		s.health.succeeded(number)
 	case errors.As(err, &failure): // any other error means that the mount was unloaded or the reader gave up
 		if dropped = failure.Reason == console.ReasonRefused; dropped {
-			s.held = &held{known: true}
+			s.drop()
 		}
 		s.health.failed(now, number, failure, s.held.usable(now))
 	}

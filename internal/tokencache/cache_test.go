@@ -599,7 +599,41 @@ func TestAVerificationDoesNotOutliveALaterRefusal(t *testing.T) {
 		require.NoError(t, err)
 		assert.Nil(t, state.Failure, "a verification that began after the refusal ends it")
 		assert.NotNil(t, state.Token)
+
+		number = c.Verifying(keyA)
+		c.fails(401)
+		time.Sleep(time.Hour)
+		_, err = c.get(keyA, time.Minute)
+		require.Error(t, err)
+		time.Sleep(waitAfterRefusal)
+		c.exchange.set(0, nil)
+		c.mustGet(keyA, 0)
+		c.Verified(t.Context(), keyA, number, &token)
+		assert.Nil(t, c.cached(keyA), "also where the key works again")
 	})
+}
+
+func TestAVerificationDoesNotOutliveALaterForget(t *testing.T) {
+	for _, warm := range []bool{true, false} {
+		t.Run(fmt.Sprintf("in memory %t", warm), func(t *testing.T) {
+			inBubble(t, func(t *testing.T, c *cacheUnderTest) {
+				c.mustGet(keyA, time.Hour)
+				synctest.Wait()
+				if !warm {
+					c.restart()
+				}
+				number := c.Verifying(keyA)
+				token, err := c.exchange.exchange(t.Context(), nil)
+				require.NoError(t, err)
+				require.NoError(t, c.Forget(t.Context(), keyA))
+				c.Verified(t.Context(), keyA, number, &token)
+				assert.Nil(t, c.cached(keyA))
+				assert.Empty(t, c.store.holds(keyA.Path))
+				c.verify(keyA)
+				assert.NotNil(t, c.cached(keyA), "one that began afterwards is cached")
+			})
+		})
+	}
 }
 
 func TestExchangesEndWithTheMount(t *testing.T) {

@@ -16,7 +16,7 @@ func (c *Cache) Forget(ctx context.Context, key Key) error {
 	c.slot(key)
 	for other, s := range c.slots {
 		if other.Path == key.Path {
-			s.held = &held{known: true}
+			s.drop()
 		}
 	}
 	c.mu.Unlock()
@@ -34,15 +34,14 @@ func (c *Cache) Verifying(key Key) (number uint64) {
 }
 
 // Verified records that the exchange of this number has shown that the credential works, and caches its JWT unless that
-// is nil. It does nothing if Snowplow has refused the key meanwhile.
+// is nil, or Snowplow has refused the key or someone has forgotten its JWT meanwhile.
 func (c *Cache) Verified(ctx context.Context, key Key, number uint64, token *console.Token) {
 	c.mu.Lock()
-	if s := c.slot(key); !s.health.refused(number) {
-		s.health.succeeded(number)
-		if token != nil {
-			s.held.take(*token)
-			s.wake()
-		}
+	s := c.slot(key)
+	s.health.succeeded(number)
+	if token != nil && number >= s.held.since {
+		s.held.take(*token)
+		s.wake()
 	}
 	c.mu.Unlock()
 	_ = c.Settle(ctx, key.Path) // the sweep tries again

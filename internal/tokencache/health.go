@@ -39,11 +39,6 @@ func (h *health) waiting(now time.Time) bool { return now.Before(h.notBefore) }
 // failing reports whether the last exchange failed transiently.
 func (h *health) failing() bool { return h.failure != nil && h.failure.Transient() }
 
-// refused reports whether Snowplow has refused the key since the exchange of this number began.
-func (h *health) refused(number uint64) bool {
-	return h.failure != nil && h.failure.Reason == console.ReasonRefused && number <= h.overlap
-}
-
 // succeeded notes a success. Of an exchange that began before the last failure, it ends nothing: Snowplow asked for the
 // wait, or refused the key, after that.
 func (h *health) succeeded(number uint64) {

@@ -69,8 +69,6 @@ func TestHealth(t *testing.T) {
 		assert.InDelta(t, 10, fails(&h, 0, other, refused, false), 0)
 		h.succeeded(older) // however much later
 		assert.Equal(t, refused, h.failure)
-		assert.True(t, h.refused(older))
-		assert.False(t, h.refused(h.begin()))
 	})
 
 	t.Run("an older failure does not hide that a newer exchange failed", func(t *testing.T) {

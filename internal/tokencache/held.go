@@ -27,6 +27,7 @@ type held struct {
 	known   bool           // storage need not be asked for a JWT
 	loading time.Time      // since when storage is asked for one; zero: it is not
 	flight  *flight        // the exchange that readers share; nil: none
+	since   uint64         // the first exchange elsewhere whose JWT may be cached here
 }
 
 // take caches a JWT.

@@ -24,6 +24,7 @@ type health struct {
 	begun     uint64         // exchanges so far; numbers them
 	overlap   uint64         // what begun was at the last failure: exchanges up to it do not tell how things went on
 	row       int            // transient failures in a row
+	counted   uint64         // what begun was when row grew last: a failure of an exchange up to it is not one more in a row
 	notBefore time.Time      // no exchange until then
 }
 
@@ -51,8 +52,9 @@ func (h *health) succeeded(number uint64) {
 func (h *health) failed(now time.Time, number uint64, failure *console.Error, haveJWT bool) {
 	wait := waitAfterRefusal
 	if failure.Transient() {
-		if number > h.overlap || h.row == 0 {
+		if number > h.counted || h.row == 0 {
 			h.row++
+			h.counted = h.begun
 		}
 		limit := maxBackOffWithoutJWT
 		if haveJWT {

@@ -48,6 +48,12 @@ func TestHealth(t *testing.T) {
 			fails(&h, 1, number, unavailable, false)
 		}
 		assert.InDelta(t, 2, fails(&h, 10, h.begin(), unavailable, false), 0.4)
+
+		older, newer := h.begin(), h.begin()
+		fails(&h, 20, older, unavailable, false)
+		last := h.begin()
+		fails(&h, 25, newer, unavailable, false)
+		assert.InDelta(t, 8, fails(&h, 35, last, unavailable, false), 1.6, "after the older one, whatever the newer one did beside it")
 	})
 
 	t.Run("nothing parallel shortens a wait", func(t *testing.T) {

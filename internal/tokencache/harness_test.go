@@ -197,8 +197,11 @@ func (c *cacheUnderTest) restart() {
 	c.Cache = New(c.t.Context(), c.store, hclog.New(&hclog.LoggerOptions{Output: c.logs}))
 }
 
+// get reads as a request does, whose context ends with it.
 func (c *cacheUnderTest) get(key Key, reuse time.Duration) (Served, error) {
-	return c.Cache.Get(c.t.Context(), key, reuse, c.exchange.exchange)
+	ctx, cancel := context.WithCancel(c.t.Context())
+	defer cancel()
+	return c.Cache.Get(ctx, key, reuse, c.exchange.exchange)
 }
 
 func (c *cacheUnderTest) mustGet(key Key, reuse time.Duration) Served {

@@ -541,13 +541,25 @@ func TestAReaderWhoComesAfterAForgetBeginsItsOwnExchange(t *testing.T) {
 	})
 }
 
-func TestAForgetTakesNothingFromAReaderWhoWaits(t *testing.T) {
-	inBubble(t, func(t *testing.T, c *cacheUnderTest) {
-		reader := c.getLater(keyA, time.Hour)
-		require.NoError(t, c.Forget(t.Context(), keyA))
-		assert.Equal(t, "jwt-1", (<-reader).Bearer.Reveal())
-		assert.Nil(t, c.cached(keyA))
-	})
+func TestAJWTOnItsWayIsGivenToThoseWhoWaitAndNotCached(t *testing.T) {
+	for name, drop := range map[string]func(c *cacheUnderTest) error{
+		"after a forget": func(c *cacheUnderTest) error { return c.Forget(c.t.Context(), keyA) },
+		"after a refusal": func(c *cacheUnderTest) error {
+			c.Refuse(c.t.Context(), keyA, failureOf(c.t, 401, 0))
+			return nil
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, func(t *testing.T, c *cacheUnderTest) {
+				reader := c.getLater(keyA, time.Hour)
+				require.NoError(t, drop(c))
+				assert.Equal(t, "jwt-1", (<-reader).Bearer.Reveal())
+				synctest.Wait()
+				assert.Nil(t, c.cached(keyA))
+				assert.Empty(t, c.store.holds(keyA.Path))
+			})
+		})
+	}
 }
 
 func TestAWaitingReaderGetsTheJWTOfAVerification(t *testing.T) {

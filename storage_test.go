@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"strings"
-	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -275,49 +274,6 @@ func TestOnReadOnlyStorageForgettingIsAnError(t *testing.T) {
 		m.storage.readOnly()
 		_, message := m.refused(logical.DeleteOperation, "token")
 		assert.Contains(t, message, "stored copy could not be deleted")
-	})
-}
-
-// Storage that gives up waiting when the context ends, as that of a plugin's process does, but whose put lands later.
-type latePuts struct {
-	logical.Storage
-	takes atomic.Int64
-}
-
-func (s *latePuts) Put(ctx context.Context, entry *logical.StorageEntry) error {
-	done := make(chan error, 1)
-	takes := time.Duration(s.takes.Load())
-	go func() {
-		time.Sleep(takes)
-		done <- s.Storage.Put(context.Background(), entry)
-	}()
-	select {
-	case err := <-done:
-		return err
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-}
-
-func TestAPutThatLandsAfterItsTimeDoesNotBringAForgottenJWTBack(t *testing.T) {
-	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		m, console := warmMount(t, map[string]any{"reuse_period": "1m"})
-		late := &latePuts{Storage: m.storage.Storage}
-		m.storage.Storage = late
-		time.Sleep(2 * time.Minute)
-		late.takes.Store(int64(storeTimeout + 3*time.Second))
-		m.mustRead("token")
-		time.Sleep(storeTimeout + time.Second)
-		late.takes.Store(0)
-		m.must(logical.DeleteOperation, "token")
-		m.sweep()
-		time.Sleep(time.Minute)
-		m.sweep()
-		assert.Empty(t, m.storedTokens())
-		down(console)
-		m.restart()
-		m.refused(logical.ReadOperation, "token")
 	})
 }
 

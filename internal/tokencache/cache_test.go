@@ -499,6 +499,20 @@ func TestForgettingIsAnErrorWhileTheStoredCopyRemains(t *testing.T) {
 	})
 }
 
+func TestAStorageCallThatLandsLateDoesNotBringAForgottenJWTBack(t *testing.T) {
+	inBubble(t, func(t *testing.T, c *cacheUnderTest) {
+		c.mustGet(keyA, time.Hour)
+		synctest.Wait()
+		stored := c.store.tokens[keyA.Path]
+		require.NoError(t, c.Forget(t.Context(), keyA))
+		c.Sweep(t.Context())
+		require.NoError(t, c.store.Save(t.Context(), keyA.Path, stored)) // the cache has given up on it long ago
+		time.Sleep(time.Minute)
+		c.Sweep(t.Context())
+		assert.Empty(t, c.store.holds(keyA.Path))
+	})
+}
+
 func TestWhoWaitsForStorageThatHangsGivesUpWithItsRequest(t *testing.T) {
 	inBubble(t, func(t *testing.T, c *cacheUnderTest) {
 		c.mustGet(keyA, time.Hour)

@@ -799,7 +799,10 @@ func TestSweepReleasesWhatHasExpired(t *testing.T) {
 		synctest.Wait()
 
 		c.Sweep(t.Context())
-		assert.Len(t, c.slots, 2, "a JWT that is valid, or a failure, was released")
+		assert.NotNil(t, c.cached(keyA), "a JWT that is valid was released")
+		_, err = c.get(keyB, time.Hour)
+		require.Error(t, err)
+		assert.Equal(t, 2, c.exchange.exchanges(), "a failure, or the wait after it, was released")
 		time.Sleep(time.Hour)
 		assert.Nil(t, c.cached(keyA), "an expired JWT is none")
 		time.Sleep(keepUnread)
@@ -872,8 +875,10 @@ func TestForgettingDropsTheJWTsOfOtherURLsToo(t *testing.T) {
 
 func TestWhatIsReplacedOrDeletedLeavesMemoryWithTheWrite(t *testing.T) {
 	inBubble(t, func(t *testing.T, c *cacheUnderTest) {
-		c.mustGet(keyA, time.Hour)
 		c.mustGet(keyB, time.Hour)
+		c.exchange.set(time.Minute, nil)
+		older := c.getLater(keyA, time.Hour)
+		c.exchange.set(0, nil)
 		rotated := keyA
 		rotated.CredentialID = "a2"
 		c.store.current = map[string]Key{keyA.Path: rotated}
@@ -881,6 +886,11 @@ func TestWhatIsReplacedOrDeletedLeavesMemoryWithTheWrite(t *testing.T) {
 		synctest.Wait()
 		require.NoError(t, c.Settle(t.Context(), keyB.Path))
 		assert.Equal(t, []Key{rotated}, slices.Collect(maps.Keys(c.slots)))
+
+		assert.Equal(t, "jwt-2", (<-older).Bearer.Reveal(), "who waits already gets a JWT of the old credential")
+		synctest.Wait()
+		assert.Equal(t, []Key{rotated}, slices.Collect(maps.Keys(c.slots)))
+		assert.Equal(t, "jwt-3", c.store.holds(keyA.Path))
 	})
 }
 

@@ -350,6 +350,7 @@ func TestARoleWrittenWhileConfigMoves(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m, fake := mountWithTeam(t)
 		fake.SetDelay(5 * time.Second)
+		before := fake.Exchanges()
 		done := make(chan struct{})
 		go func() {
 			defer close(done)
@@ -358,6 +359,7 @@ func TestARoleWrittenWhileConfigMoves(t *testing.T) {
 		time.Sleep(time.Second)
 		m.mustWrite("config", map[string]any{"console_url": "https://elsewhere.example", "api_key": consoletest.DefaultAPIKey, "verify_connection": false})
 		<-done
+		assert.Equal(t, before+2, fake.Exchanges(), "a key that was verified at one Console was stored for another")
 		assert.Equal(t, "https://elsewhere.example", m.mustRead("token/team").Data["console_url"])
 	})
 }

@@ -6,7 +6,6 @@ import (
 	"maps"
 	"runtime"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -198,8 +197,10 @@ func TestCacheReaderThatGivesUpIsNoFailureOfTheCredential(t *testing.T) {
 			inBubble(t, func(t *testing.T, c *cacheUnderTest) {
 				ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
 				defer cancel()
+				begun := time.Now()
 				_, err := c.Cache.Get(ctx, keyA, reuse, c.exchange.exchange)
 				require.ErrorIs(t, err, context.DeadlineExceeded)
+				assert.Equal(t, time.Millisecond, time.Since(begun))
 				c.mustGet(keyA, reuse)
 			})
 		})
@@ -329,20 +330,22 @@ func TestNoReaderWaitsAfterATransientFailure(t *testing.T) {
 
 func TestOnlyARefusalDropsTheCachedJWT(t *testing.T) {
 	for status, drops := range map[int]bool{401: true, 403: true, 404: false, 422: false} {
-		t.Run(strconv.Itoa(status), func(t *testing.T) {
-			inBubble(t, func(t *testing.T, c *cacheUnderTest) {
-				c.mustGet(keyA, time.Minute)
-				synctest.Wait()
-				require.Equal(t, "jwt-1", c.store.holds(keyA.Path))
-				time.Sleep(time.Minute)
-				failed := c.fails(status)
-				_, err := c.get(keyA, time.Minute)
-				require.ErrorIs(t, err, failed, "only a transient failure is answered with the cached JWT")
-				synctest.Wait()
-				assert.Equal(t, drops, c.cached(keyA) == nil)
-				assert.Equal(t, drops, c.store.holds(keyA.Path) == "")
+		for _, reuse := range []time.Duration{0, time.Minute} {
+			t.Run(fmt.Sprintf("%d with reuse_period=%s", status, reuse), func(t *testing.T) {
+				inBubble(t, func(t *testing.T, c *cacheUnderTest) {
+					c.mustGet(keyA, time.Minute)
+					synctest.Wait()
+					require.Equal(t, "jwt-1", c.store.holds(keyA.Path))
+					time.Sleep(time.Minute)
+					failed := c.fails(status)
+					_, err := c.get(keyA, reuse)
+					require.ErrorIs(t, err, failed, "only a transient failure is answered with the cached JWT")
+					synctest.Wait()
+					assert.Equal(t, drops, c.cached(keyA) == nil)
+					assert.Equal(t, drops, c.store.holds(keyA.Path) == "")
+				})
 			})
-		})
+		}
 	}
 }
 

@@ -71,10 +71,12 @@ func TestHealth(t *testing.T) {
 	t.Run("a success does not hide a refusal that came after its beginning", func(t *testing.T) {
 		t.Parallel()
 		var h health
-		older, other := h.begin(), h.begin()
+		older, other, last := h.begin(), h.begin(), h.begin()
 		assert.InDelta(t, 10, fails(&h, 0, other, refused, false), 0)
-		h.succeeded(older) // however much later
-		assert.Equal(t, refused, h.failure)
+		for _, number := range []uint64{older, last} {
+			h.succeeded(number) // however much later
+			assert.Equal(t, refused, h.failure)
+		}
 	})
 
 	t.Run("an older failure does not hide that a newer exchange failed", func(t *testing.T) {

@@ -101,9 +101,11 @@ func TestARefreshThatFailsIsNotStaleWhileTheJWTIsFresh(t *testing.T) {
 		synctest.Wait()
 		assert.Equal(t, 2, c.exchange.exchanges())
 		assert.Empty(t, c.mustGet(keyA, time.Hour).Stale)
+		assert.False(t, c.state(keyA, time.Hour).Stale)
 		assert.Equal(t, 2, c.exchange.exchanges(), "the wait after a failure holds for refreshes too")
 		time.Sleep(5 * time.Minute)
 		assert.NotEmpty(t, c.mustGet(keyA, time.Hour).Stale)
+		assert.True(t, c.state(keyA, time.Hour).Stale)
 	})
 }
 
@@ -129,6 +131,7 @@ func TestAJWTIsNotServedAgainShortlyBeforeItExpires(t *testing.T) {
 				first := c.mustGet(keyA, 48*time.Hour)
 				time.Sleep(test.lastServed)
 				assert.Equal(t, first.Bearer.Reveal(), c.mustGet(keyA, 48*time.Hour).Bearer.Reveal(), "still long enough")
+				assert.True(t, c.state(keyA, 48*time.Hour).Usable)
 				time.Sleep(time.Millisecond)
 				assert.NotEqual(t, first.Bearer.Reveal(), c.mustGet(keyA, 48*time.Hour).Bearer.Reveal(), "too close to its expiry")
 			})
@@ -256,8 +259,7 @@ func TestNoReaderWithAUsableJWTWaitsLongerThanTwoSeconds(t *testing.T) {
 		assert.Equal(t, 2*time.Second, time.Since(begun), "counted from the start of the exchange")
 		assert.NotEmpty(t, c.mustGet(keyA, time.Minute).Stale)
 		assert.Equal(t, 2*time.Second, time.Since(begun), "later readers do not wait")
-		state, err := c.State(t.Context(), keyA, time.Minute)
-		require.NoError(t, err)
+		state := c.state(keyA, time.Minute)
 		assert.True(t, state.Stale)
 
 		time.Sleep(time.Hour)
@@ -343,6 +345,10 @@ func TestOnlyARefusalDropsTheCachedJWT(t *testing.T) {
 					synctest.Wait()
 					assert.Equal(t, drops, c.cached(keyA) == nil)
 					assert.Equal(t, drops, c.store.holds(keyA.Path) == "")
+
+					time.Sleep(waitAfterRefusal)
+					c.exchange.set(time.Second, nil)
+					assert.True(t, c.mustGet(keyA, time.Minute).Exchanged, "a reader who can wait gets a new one")
 				})
 			})
 		}
@@ -386,6 +392,8 @@ func TestTheFirstWaitAfterAFailure(t *testing.T) {
 					assert.Equal(t, 1, c.exchange.exchanges())
 
 					time.Sleep(test.plus + time.Nanosecond)
+					assert.Zero(t, c.state(keyA, time.Hour).NotBefore)
+					assert.Equal(t, time.Now(), c.NextAttempt(keyA))
 					c.exchange.set(time.Second, nil)
 					c.mustGet(keyA, reuse)
 				})
@@ -420,8 +428,7 @@ func TestTheWaitGrowsWithFailuresInARow(t *testing.T) {
 					for _, want := range test.want {
 						_, _ = c.get(keyA, time.Minute)
 						synctest.Wait()
-						state, err := c.State(t.Context(), keyA, time.Minute)
-						require.NoError(t, err)
+						state := c.state(keyA, time.Minute)
 						wait := time.Until(state.NotBefore)
 						assert.InDelta(t, want, wait, 0.2*float64(want), "round %d", round)
 						time.Sleep(wait)
@@ -473,15 +480,22 @@ func TestAWaitEndsWithAWriteButNotByForgetting(t *testing.T) {
 }
 
 func TestForgettingMakesTheNextReadExchange(t *testing.T) {
-	inBubble(t, func(t *testing.T, c *cacheUnderTest) {
-		c.mustGet(keyA, time.Hour)
-		synctest.Wait()
-		require.NoError(t, c.Forget(t.Context(), keyA))
-		assert.Nil(t, c.cached(keyA))
-		assert.Empty(t, c.store.holds(keyA.Path))
-		c.restart()
-		assert.Equal(t, "jwt-2", c.mustGet(keyA, time.Hour).Bearer.Reveal())
-	})
+	for name, restart := range map[string]bool{"in memory": false, "in storage only": true} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, func(t *testing.T, c *cacheUnderTest) {
+				c.mustGet(keyA, time.Hour)
+				synctest.Wait()
+				if restart {
+					c.restart()
+				}
+				require.NoError(t, c.Forget(t.Context(), keyA))
+				assert.Nil(t, c.cached(keyA))
+				assert.Empty(t, c.store.holds(keyA.Path))
+				c.restart()
+				assert.Equal(t, "jwt-2", c.mustGet(keyA, time.Hour).Bearer.Reveal())
+			})
+		})
+	}
 }
 
 func TestForgettingIsAnErrorWhileTheStoredCopyRemains(t *testing.T) {
@@ -624,8 +638,7 @@ func TestAVerificationDoesNotOutliveALaterRefusal(t *testing.T) {
 		time.Sleep(waitAfterRefusal)
 		c.exchange.set(0, nil)
 		c.verify(keyA)
-		state, err := c.State(t.Context(), keyA, time.Hour)
-		require.NoError(t, err)
+		state := c.state(keyA, time.Hour)
 		assert.Nil(t, state.Failure, "a verification that began after the refusal ends it")
 		assert.NotNil(t, state.Token)
 

@@ -258,11 +258,16 @@ func failureOf(t *testing.T, status int, retryAfter time.Duration) *console.Erro
 	return failed
 }
 
+func (c *cacheUnderTest) state(key Key, reuse time.Duration) State {
+	c.t.Helper()
+	state, err := c.State(c.t.Context(), key, reuse)
+	require.NoError(c.t, err)
+	return state
+}
+
 func (c *cacheUnderTest) cached(key Key) *console.Token {
 	c.t.Helper()
-	state, err := c.State(c.t.Context(), key, time.Hour)
-	require.NoError(c.t, err)
-	return state.Token
+	return c.state(key, time.Hour).Token
 }
 
 var errStorage = errors.New("disk on fire")

@@ -821,9 +821,10 @@ func TestSweepReleasesWhatHasExpired(t *testing.T) {
 		assert.Equal(t, 2, c.exchange.exchanges(), "a failure, or the wait after it, was released")
 		time.Sleep(time.Hour)
 		assert.Nil(t, c.cached(keyA), "an expired JWT is none")
-		time.Sleep(keepUnread)
 		c.Sweep(t.Context())
 		assert.Empty(t, c.store.holds(keyA.Path))
+		time.Sleep(keepUnread)
+		c.Sweep(t.Context())
 		assert.Empty(t, c.slots)
 	})
 }
@@ -845,6 +846,7 @@ func TestEachSweepGoesOnBehindTheOneBefore(t *testing.T) {
 			seen[path] = true
 		}
 		assert.Len(t, seen, paths)
+		assert.Zero(t, c.store.saves, "what is stored already was written again")
 		c.store.set(0, errStorage)
 		c.Sweep(t.Context())
 		assert.Len(t, c.store.settled, 3*maxSwept)
@@ -855,13 +857,19 @@ func TestAStoredJWTThatCouldNotBeReadIsLookedForAgain(t *testing.T) {
 	inBubble(t, func(t *testing.T, c *cacheUnderTest) {
 		c.mustGet(keyA, time.Hour)
 		synctest.Wait()
-		c.restart()
 		c.fails(503)
-		c.store.set(0, errStorage)
-		_, err := c.get(keyA, time.Hour)
-		require.Error(t, err)
-		c.store.set(0, nil)
-		assert.Equal(t, "jwt-1", c.mustGet(keyA, time.Hour).Bearer.Reveal())
+		for _, fault := range []func(){
+			func() { c.store.set(0, errStorage) },
+			func() { c.store.set(time.Hour, nil) },
+		} {
+			c.restart()
+			fault()
+			_, err := c.get(keyA, time.Hour)
+			require.Error(t, err)
+			c.store.set(0, nil)
+			time.Sleep(storeTimeout)
+			assert.Equal(t, "jwt-1", c.mustGet(keyA, time.Hour).Bearer.Reveal())
+		}
 	})
 }
 
@@ -918,12 +926,14 @@ func TestLookingAtTheStateKeepsNothingInMemory(t *testing.T) {
 		assert.NotNil(t, c.cached(keyA))
 		assert.Empty(t, c.slots)
 		c.mustGet(keyA, time.Hour)
+		c.mustGet(keyB, time.Hour)
 		for range 24 {
 			time.Sleep(time.Hour)
 			c.cached(keyA)
+			c.mustGet(keyB, time.Hour)
 		}
 		c.Sweep(t.Context())
-		assert.Empty(t, c.slots)
+		assert.Equal(t, []Key{keyB}, slices.Collect(maps.Keys(c.slots)), "only what was read")
 	})
 }
 

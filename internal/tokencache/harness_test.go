@@ -82,6 +82,7 @@ type fakeStore struct {
 	err     error
 	takes   time.Duration
 	settled []string
+	saves   int
 }
 
 func (f *fakeStore) call(ctx context.Context) error {
@@ -127,6 +128,7 @@ func (f *fakeStore) Save(ctx context.Context, path string, entry *Entry) error {
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	f.saves++
 	if f.tokens[path] = entry; entry == nil {
 		delete(f.tokens, path)
 	}

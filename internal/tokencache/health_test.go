@@ -40,6 +40,16 @@ func TestHealth(t *testing.T) {
 		}
 	})
 
+	t.Run("the wait is drawn anew, so that mounts do not ask in step", func(t *testing.T) {
+		t.Parallel()
+		drawn := map[float64]bool{}
+		for range 100 {
+			var h health
+			drawn[fails(&h, 0, h.begin(), unavailable, false)] = true
+		}
+		assert.Greater(t, len(drawn), 50)
+	})
+
 	t.Run("of parallel failures, only the first is one more in a row", func(t *testing.T) {
 		t.Parallel()
 		var h health

@@ -238,7 +238,7 @@ type faultyStorage struct {
 	slowOn string
 	takes  time.Duration
 	after  bool // it hangs when its work is done
-	stores bool // a put that fails has stored its entry
+	stores bool // a put or delete that fails has taken effect
 	calls  int
 }
 
@@ -329,10 +329,11 @@ func (s *faultyStorage) Put(ctx context.Context, entry *logical.StorageEntry) er
 }
 
 func (s *faultyStorage) Delete(ctx context.Context, key string) error {
-	if err := s.called("delete", key); err != nil {
+	err := s.called("delete", key)
+	if err != nil && !s.stores {
 		return err
 	}
-	return s.Storage.Delete(ctx, key)
+	return errors.Join(err, s.Storage.Delete(ctx, key))
 }
 
 func (s *faultyStorage) List(ctx context.Context, prefix string) ([]string, error) {

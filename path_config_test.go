@@ -301,12 +301,16 @@ func TestAWriteThatWasStoredButReportedAsFailedIsRead(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m, _ := mountWithTeam(t)
 		m.storage.stores = true
-		m.storage.fail("put")
-		for path, status := range map[string]string{"config": "status", "roles/team": "status/team"} {
-			m.mustRead(status)
-			code, _ := m.refused(logical.UpdateOperation, path, map[string]any{"api_key_id": "new", "api_key": "new-secret", "verify_connection": false})
+		m.storage.fail("put", "delete")
+		for _, on := range []struct{ entry, status string }{{"roles/team", "status/team"}, {"config", "status"}} {
+			m.mustRead(on.status)
+			code, _ := m.refused(logical.UpdateOperation, on.entry, map[string]any{"api_key_id": "new", "api_key": "new-secret", "verify_connection": false})
 			assert.Equal(t, 500, code)
-			assert.Equal(t, "new", m.mustRead(status).Data["api_key_id"])
+			assert.Equal(t, "new", m.mustRead(on.status).Data["api_key_id"])
+			code, _ = m.refused(logical.DeleteOperation, on.entry)
+			assert.Equal(t, 500, code)
+			code, _ = m.refused(logical.ReadOperation, on.status)
+			assert.Equal(t, 400, code)
 		}
 	})
 }

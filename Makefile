@@ -84,7 +84,7 @@ fuzz: ## Run each fuzz target for FUZZTIME (30s)
 		done; \
 	done
 
-model: ## Hold SEEDS (20000) random schedules from number FROM (0) against the contract, about 50 a second
+model: ## Hold SEEDS (20000) random schedules from number FROM (0) against the contract, about 25 a second
 	MODEL_SEEDS=$(SEEDS) MODEL_FROM=$(FROM) go test -race -count=1 -timeout=0 -v -run '^TestNoScheduleBreaksTheContract$$' .
 
 bench: programs ## Measure what a read costs

@@ -433,7 +433,7 @@ func TestWhatIsInMemoryDoesNotPrintItsSecrets(t *testing.T) {
 	cred := console.Credential{Version: console.V1, APIKey: secret, Password: secret, ClientSecret: secret}
 	token := console.Token{Bearer: secret}
 	for _, value := range []any{
-		configEntry{Credential: cred}, roleEntry{Credential: &cred}, tokenEntry{Token: token},
+		configEntry{Credential: cred}, roleEntry{Credential: &cred}, tokencache.Entry{Token: token},
 		tokencache.Served{Token: token}, resolvedRole{target: target{credential: cred}}, entries{config: &configEntry{Credential: cred}},
 	} {
 		for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%q"} {

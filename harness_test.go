@@ -25,6 +25,13 @@ import (
 	"github.com/snowplow-vault/vault-plugin-secrets-snowplow/internal/consoletest"
 )
 
+// Figures of the contract, as the tests of the mount need them.
+const (
+	maxReaderWait = 2 * time.Second // for an exchange, while the cached JWT would do
+	storeTimeout  = 5 * time.Second // of what is done in storage for one path
+	firstBackOff  = time.Second     // after a transient failure
+)
+
 // mount is the engine as Vault would mount it, on storage in memory.
 type mount struct {
 	t       *testing.T
@@ -238,8 +245,11 @@ type faultyStorage struct {
 	slowOn string
 	takes  time.Duration
 	after  bool // it hangs when its work is done
-	stores bool // a put or delete that fails has taken effect
+	stores bool // what fails has taken effect
 	calls  int
+
+	// script decides what becomes of a call, in place of all that; nil: nothing does. It is set before the first call.
+	script func(ctx context.Context, verb, key string, work func() error) error
 }
 
 var errStorage = errors.New("disk on fire")
@@ -312,36 +322,43 @@ func (s *faultyStorage) called(verb, key string) error {
 	return nil
 }
 
-func (s *faultyStorage) Get(ctx context.Context, key string) (*logical.StorageEntry, error) {
-	if err := s.called("get", key); err != nil {
-		return nil, err
+// do makes one call of the storage beneath.
+func (s *faultyStorage) do(ctx context.Context, verb, key string, work func() error) error {
+	if s.script != nil {
+		return s.script(ctx, verb, key, work)
 	}
-	defer s.hang("get", key, true)
-	return s.Storage.Get(ctx, key)
+	if err := s.called(verb, key); err != nil {
+		if s.stores {
+			return errors.Join(err, work())
+		}
+		return err
+	}
+	defer s.hang(verb, key, true)
+	return work()
+}
+
+func (s *faultyStorage) Get(ctx context.Context, key string) (entry *logical.StorageEntry, err error) {
+	err = s.do(ctx, "get", key, func() (err error) {
+		entry, err = s.Storage.Get(ctx, key)
+		return err
+	})
+	return entry, err
 }
 
 func (s *faultyStorage) Put(ctx context.Context, entry *logical.StorageEntry) error {
-	err := s.called("put", entry.Key)
-	if err != nil && !s.stores {
-		return err
-	}
-	return errors.Join(err, s.Storage.Put(ctx, entry))
+	return s.do(ctx, "put", entry.Key, func() error { return s.Storage.Put(ctx, entry) })
 }
 
 func (s *faultyStorage) Delete(ctx context.Context, key string) error {
-	err := s.called("delete", key)
-	if err != nil && !s.stores {
-		return err
-	}
-	return errors.Join(err, s.Storage.Delete(ctx, key))
+	return s.do(ctx, "delete", key, func() error { return s.Storage.Delete(ctx, key) })
 }
 
-func (s *faultyStorage) List(ctx context.Context, prefix string) ([]string, error) {
-	if err := s.called("list", prefix); err != nil {
-		return nil, err
-	}
-	defer s.hang("list", prefix, true)
-	return s.Storage.List(ctx, prefix)
+func (s *faultyStorage) List(ctx context.Context, prefix string) (keys []string, err error) {
+	err = s.do(ctx, "list", prefix, func() (err error) {
+		keys, err = s.Storage.List(ctx, prefix)
+		return err
+	})
+	return keys, err
 }
 
 // inBackground reads a token, and returns where its answer will be: the access token, or the error.

@@ -1,23 +1,44 @@
 package snowplow
 
-// A model check of the whole engine: random schedules of reads, writes, deletes, replicated changes, sweeps and
-// restarts, with a Console and a storage that fail and dawdle, in the fake time of synctest. What readers, Console and
-// storage saw is then held against the contract, in model_check_test.go. A schedule that breaks it is shrunk.
+// The model: a random player against the whole engine, and the contract as rules over what was seen.
 //
-//	make model SEEDS=20000 FROM=1000
+// How it works. schedule draws steps from a seed: reads, writes, deletes, writes of another node, sweeps, restarts, and
+// how Console and storage behave from then on. play carries them out in the fake time of synctest, on the fakes that
+// every test uses, and notes what they see: a modelRun is a request, a modelExchange is what Console saw of an exchange,
+// a modelVersion is what storage held for a while. check compares these notes with the contract. No two things happen at
+// the same time: each step and each call of storage takes some nanoseconds of its own, so times alone order them.
+//
+// A rule must never fire for an engine that keeps the contract. Where the notes leave something open (which of two
+// credentials a read found while one replaced the other, whether a JWT reached storage before a crash), the engine is
+// right. So rules ask for what is certain: views are all that a read may have found in storage, atHand names the
+// exchange whose JWT the engine has beyond doubt, explains says whether a failure may have kept a reader from a JWT.
+//
+// To run it: make model SEEDS=20000 FROM=1000, or one seed with SEEDS=1 FROM=<seed>; go test plays the first 200. A
+// violation comes with the steps that are needed to see it again, each with the time that passes before it. The last
+// line names the rule and what broke it, with times since the schedule began and each request of an exchange. The engine
+// draws its back-off itself, so a seed may fail in some plays only.
+//
+// To change a rule, change the contract (docs/reliability.md), the engine and the rule in one commit: look for the
+// violation's name below, and break the engine once to see it fire. A new field or kind of request needs a step in send
+// and odds in schedule. If a rule fires and the engine is right, the rule takes something for certain that is open: say
+// so in atHand or explains, where other rules profit, before you weaken the rule itself.
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"math"
 	"math/rand/v2"
+	"net/http"
 	"os"
-	"runtime"
+	"reflect"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -26,129 +47,680 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/snowplow-vault/vault-plugin-secrets-snowplow/internal/console"
-	"github.com/snowplow-vault/vault-plugin-secrets-snowplow/internal/redact"
+	"github.com/snowplow-vault/vault-plugin-secrets-snowplow/internal/consoletest"
+	"github.com/snowplow-vault/vault-plugin-secrets-snowplow/internal/tokencache"
 )
 
-// modelOp is one step of a schedule.
-type modelOp struct {
-	gap      time.Duration // fake time before it
-	settle   bool          // let all that can run do so before it
+const (
+	modelSecret = "s3cret"                               // begins every API key of the model: shown anywhere, it has leaked
+	modelJWT    = "eyJhbGciOiJIUzI1NiIsInR5cCI6IkpXVCJ9" // begins every JWT of consoletest
+	modelURL    = "http://127.0.0.1:1"                   // where config's key is written for at first
+	modelHeader = "Console-Url"                          // names the console_url of a request
+	modelNever  = time.Duration(math.MaxInt64)
+	modelSlack  = 10 * time.Millisecond                         // what calls of a storage that works may add up to
+	modelHealed = 30 * time.Second                              // so long after a time of trouble, its calls have ended
+	modelSlow   = "Snowplow Console has not answered within 2s" // the warning of a reader who did not wait
+)
+
+var (
+	modelPaths = []string{"token", "token/r0", "token/r1"}
+	modelURLs  = []string{modelURL, "http://127.0.0.1:2", modelURL + "/under", "http://127.0.0.1:2/under"}
+
+	// modelUncounted is what reads fail with before they are counted.
+	modelUncounted = regexp.MustCompile("from storage: |unknown role|not configured|waiting for the configuration")
+
+	errModelTokens   = errors.New("storage of JWTs fails") // must never reach a reader
+	errModelSettings = errors.New("storage of settings fails")
+	errModelCut      = errors.New("the process is gone")
+)
+
+// modelStep is one step of a schedule.
+type modelStep struct {
+	gap      time.Duration // before it
 	kind     string
-	path     string // a request's path; where a stored credential is, for changes that are no request
+	path     string // of a read of a token and what belongs to it, or of a stored entry
 	key      string // ID of the key to write
 	value    string
-	duration time.Duration
+	duration time.Duration // a field's value, or how long a reader waits; 0: as long as it takes
 	verify   bool
-	weather  []modelOutcome
-	faults   modelFaults
+	answers  []modelAnswer         // of Console from then on, in turn
+	faults   map[string]modelFault // of storage from then on: by verb for stored JWTs, by "settings " and verb for the rest
 }
 
-func (o modelOp) String() string {
-	s := fmt.Sprintf("+%-8s", o.gap)
-	if o.settle {
-		s += " settle,"
-	}
-	s += " " + o.kind
-	for _, part := range []string{o.path, o.key, o.value} {
-		if part != "" {
-			s += " " + part
+func (s modelStep) String() string {
+	text := fmt.Sprintf("+%-8s %s", s.gap, s.kind)
+	for _, part := range []any{s.path, s.key, s.value, s.duration, s.answers, s.faults} {
+		if !reflect.ValueOf(part).IsZero() {
+			text += fmt.Sprint(" ", part)
 		}
 	}
-	if o.duration != 0 {
-		s += " " + o.duration.String()
-	}
-	if o.verify {
-		s += " verified"
-	}
-	if o.weather != nil {
-		s += fmt.Sprint(": ", o.weather)
-	}
-	if o.kind == "storage" {
-		s += ":" + o.faults.String()
-	}
-	return s
+	return text + map[bool]string{true: " verified"}[s.verify]
 }
 
-// modelRun is a step that was carried out.
-type modelRun struct {
-	modelOp
-	load             int // of the mount
-	began, ended     int64
-	beganAt, endedAt time.Time
-	data             map[string]any // of a write
-	err              string
-	reached          bool // a write: storage was, or may have been, changed
+// modelAnswer is what Console does with one request.
+type modelAnswer struct {
+	kind                          string // ok, refused, unknown, unavailable, limited, malformed, silent
+	latency, validity, retryAfter time.Duration
+}
 
-	got       *modelExchange // the exchange whose JWT a read brought
-	lease     time.Duration
-	warning   string
-	answer    map[string]any
-	impatient bool // its context may end before it is answered
-	lost      bool // the mount crashed under it
-	views     []modelView
+func (a modelAnswer) String() string {
+	return fmt.Sprintf("(%s after %s, valid %s, retry-after %s)", a.kind, a.latency, a.validity, a.retryAfter)
+}
+
+// modelFault is what is wrong with calls of storage.
+type modelFault struct {
+	fails int // percent of them
+	takes time.Duration
+}
+
+// modelSpan is when something happened, since the schedule began.
+type modelSpan struct{ began, ended time.Duration }
+
+func (s modelSpan) took() time.Duration                  { return s.ended - s.began }
+func (s modelSpan) overlaps(from, to time.Duration) bool { return s.began <= to && from <= s.ended }
+
+// modelRun is a request that was made.
+type modelRun struct {
+	modelStep
+	modelSpan
+	load         int            // of the mount
+	data         map[string]any // of a write
+	err, warning string
+	lost         bool           // the process ended under it
+	got          *modelExchange // whose JWT a read brought
+	lease        time.Duration
+	views        []modelView // what a read may have found in storage
 }
 
 func (r *modelRun) String() string {
 	result := r.err
 	if r.got != nil {
-		result = fmt.Sprintf("the JWT of exchange %d", r.got.number)
-		if r.warning != "" {
-			result += ", " + r.warning
-		}
+		result = strings.TrimSuffix(fmt.Sprintf("the JWT of exchange %d, %s", r.got.number, r.warning), ", ")
 	}
-	return fmt.Sprintf("%s %s from %s to %s: %s", r.kind, r.path, modelClock(r.beganAt), modelClock(r.endedAt), result)
+	return fmt.Sprintf("%s %s from %s to %s: %s", r.kind, r.path, r.began, r.ended, result)
 }
 
-type modelRunKey struct{}
+func (r *modelRun) impatient() bool { return r.kind == "read" && r.duration != 0 }
+
+// changes reports whether a request may change the entry at a path, or config, on which all depend.
+func (r *modelRun) changes(path string) bool {
+	return (r.data != nil || strings.HasSuffix(r.kind, "delete")) && (r.path == configStorageKey || r.path == path)
+}
+
+// modelExchange is an exchange as Console saw it.
+type modelExchange struct {
+	modelCredential // the ID is empty if it is not certain
+	modelSpan
+	number, load, servedTo int
+	write                  *modelRun // that it verifies; nil: it is for readers
+	overtaken, timedOut    bool      // overtaken: the write made another one after it
+	unshared, uncached     bool      // perhaps, and certainly, of reuse_period=0
+	tries                  []*modelTry
+	expires                time.Duration   // of its JWT; 0: it brought none
+	ids                    map[string]bool // that the credential may have
+	outcome                string          // ok, transient, refused, rejected, canceled; unsure
+	minWait, maxWait       time.Duration   // after its failure
+}
+
+// modelTry is one request of an exchange.
+type modelTry struct {
+	modelAnswer
+	modelSpan // ended is 0 if it was not answered
+}
+
+func (e *modelExchange) String() string {
+	return fmt.Sprintf("exchange %d of %s %s, %s to %s, %s %s", e.number, e.path, e.key, e.began, e.ended, e.outcome, e.tries)
+}
+
+func (e *modelExchange) last() *modelTry { return e.tries[len(e.tries)-1] }
+
+func (e *modelExchange) failed() bool {
+	return e.outcome == "transient" || e.outcome == "refused" || e.outcome == "rejected"
+}
+
+// of reports whether an exchange was made with the key of c, whenever that was written, and wherever it was sent.
+func (e *modelExchange) of(c modelCredential) bool { return e.path == c.path && e.key == c.key }
+
+// with reports whether it was made with that key at the same place.
+func (e *modelExchange) with(c modelCredential) bool {
+	return e.of(c) && e.organization == c.organization && e.url == c.url
+}
+
+// modelCredential is one credential as JWTs belong to it.
+type modelCredential struct{ path, id, key, organization, url string }
+
+// modelView is what a read may have found in storage.
+type modelView struct {
+	modelCredential
+	usable     bool // it exists, and may go to the URL
+	reuse, ttl time.Duration
+}
+
+// modelEntry is config, a role or a JWT as it is stored.
+type modelEntry struct {
+	Credential  *console.Credential
+	ConsoleURL  string `json:"console_url"`
+	CACert      string `json:"ca_cert"`
+	TTL         *time.Duration
+	ReusePeriod *time.Duration `json:"reuse_period"`
+	Key         tokencache.Key
+	Token       console.Token
+}
+
+// modelVersion is what storage held at a path for a while.
+type modelVersion struct {
+	from, until  time.Duration
+	by, replaced *modelRun   // who stored it, and who the next one
+	entry        *modelEntry // nil: nothing
+}
 
 // modelLoad is one life of the plugin's process.
 type modelLoad struct {
-	began, ended     int64 // ticks; ended is 0 for the last one
-	beganAt, endedAt time.Time
-	ending           bool
-	storage          *modelStorage
+	modelSpan
+	ending, cut bool // nothing that it does reaches storage once it is cut
 }
 
-// model is one schedule being played, and all that was seen of it.
+// model is one schedule that is played, and all that was seen of it.
 type model struct {
-	mount    *mount
-	disk     *logical.InmemStorage
-	sequence atomic.Int64
+	mount  *mount
+	other  *mount // another node
+	disk   *logical.InmemStorage
+	bundle string // for ca_cert
+	zero   time.Time
 
 	mu         sync.Mutex // guards all below; not held while fake time passes
 	rand       *rand.Rand
-	weather    []modelOutcome
+	answers    []modelAnswer
 	requests   int
-	faults     modelFaults
+	faults     map[string]modelFault
 	troubled   []modelSpan
 	underway   map[<-chan struct{}]*modelExchange
 	issued     map[string]*modelExchange
 	exchanges  []*modelExchange
 	runs       []*modelRun
+	reads      []*modelRun
 	loads      []*modelLoad
-	configs    []modelVersion[configEntry]
-	roles      map[string][]modelVersion[roleEntry]
-	tokens     map[string][]modelVersion[tokenEntry]
+	held       map[string][]modelVersion // by their keys in storage
+	written    map[string]modelVersion   // the first one with a credential of this ID
+	applied    map[*modelRun]bool        // it has changed storage
 	violations []string
+	seen       map[string]int // what was exercised
 }
 
-// modelSpan is a time in which storage was out of order.
-type modelSpan struct {
-	from, to time.Time
-	faults   modelFaults
+type modelRunKey struct{}
+
+func (m *model) now() time.Duration { return time.Since(m.zero) }
+
+// violation notes that a rule was broken. A shrunk schedule must still break the same one.
+func (m *model) violation(rule, format string, args ...any) {
+	m.violations = append(m.violations, rule+": "+fmt.Sprintf(format, args...))
 }
 
-// tick orders events; those of the same fake time too, as far as they are the model's own.
-func (m *model) tick() int64 { return m.sequence.Add(1) }
-
-func (m *model) random(n int) int { return m.rand.IntN(n) }
-
-// violation notes that the contract was broken. The class is what a shrunk schedule must still show.
-func (m *model) violation(class, format string, args ...any) {
-	m.violations = append(m.violations, class+": "+fmt.Sprintf(format, args...))
+func (m *model) never(broken bool, rule, format string, args ...any) {
+	if broken {
+		m.violation(rule, format, args...)
+	}
 }
 
-var modelPaths = []string{"token", "token/r0", "token/r1"}
+// pause takes a while, and some nanoseconds, so that nothing else happens at the same time.
+func (m *model) pause(ctx context.Context, d time.Duration) {
+	m.mu.Lock()
+	d += time.Duration(1 + m.rand.Int64N(20_000))
+	m.mu.Unlock()
+	select {
+	case <-time.After(d):
+	case <-ctx.Done():
+	}
+}
+
+// call makes a call of storage for one load of the mount. Whether a write that fails took effect is open, and so is when
+// a slow one does; but what has not when the call returns never will.
+func (m *model) call(ctx context.Context, l *modelLoad, verb, key string, work func() error) error {
+	fault, failure, writes := verb, errModelTokens, verb == "put" || verb == "delete"
+	if !strings.HasPrefix(key, tokenStoragePrefix) {
+		fault, failure = "settings "+verb, errModelSettings
+	}
+	m.mu.Lock()
+	fails, before, after := m.rand.IntN(100) < m.faults[fault].fails, m.faults[fault].takes, time.Duration(0)
+	if m.rand.IntN(2) == 0 {
+		before, after = after, before
+	}
+	applied := !fails || writes && m.rand.IntN(2) == 0
+	m.mu.Unlock()
+	m.pause(ctx, before)
+	m.mu.Lock()
+	if applied && !l.cut && ctx.Err() == nil {
+		_ = work()
+		if writes {
+			m.stored(ctx, key)
+		}
+	}
+	m.mu.Unlock()
+	m.pause(ctx, after)
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	switch {
+	case l.cut:
+		return errModelCut
+	case fails:
+		return failure
+	}
+	return ctx.Err()
+}
+
+// stored notes what storage holds from now on.
+func (m *model) stored(ctx context.Context, key string) {
+	v := modelVersion{from: m.now(), until: modelNever}
+	v.by, _ = ctx.Value(modelRunKey{}).(*modelRun)
+	m.applied[v.by] = true
+	if stored, _ := m.disk.Get(context.Background(), key); stored != nil {
+		v.entry = &modelEntry{}
+		_ = stored.DecodeJSON(v.entry)
+	}
+	if n := len(m.held[key]); n > 0 {
+		m.held[key][n-1].until, m.held[key][n-1].replaced = v.from, v.by
+	}
+	m.held[key] = append(m.held[key], v)
+	if v.entry != nil && v.entry.Credential != nil && m.written[v.entry.Credential.ID].by == nil {
+		m.written[v.entry.Credential.ID] = v
+	}
+}
+
+// exchange sees each request to the Console of one load of the mount. It reports whether it has answered: else the
+// Console checks the key, and issues a JWT.
+func (m *model) exchange(load int, c *consoletest.Console, w http.ResponseWriter, r *http.Request) bool {
+	ctx := r.Context()
+	m.mu.Lock()
+	// The tries of an exchange share the channel of its context. Contexts that had ended before share one as well, but
+	// nothing is tried again in them.
+	e := m.underway[ctx.Done()]
+	if e == nil {
+		e = m.begin(load, r)
+		if ctx.Err() == nil {
+			m.underway[ctx.Done()] = e
+		}
+		context.AfterFunc(ctx, func() {
+			m.mu.Lock()
+			defer m.mu.Unlock()
+			delete(m.underway, ctx.Done())
+			e.ended, e.timedOut = m.now(), errors.Is(ctx.Err(), context.DeadlineExceeded)
+		})
+	}
+	try := &modelTry{m.answers[m.requests%len(m.answers)], modelSpan{began: m.now()}}
+	m.requests++
+	e.tries = append(e.tries, try)
+	m.mu.Unlock()
+	if try.kind == "silent" {
+		<-ctx.Done()
+	}
+	if m.pause(ctx, try.latency); ctx.Err() != nil {
+		return true
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	try.ended = m.now()
+	if try.retryAfter > 0 {
+		w.Header().Set("Retry-After", strconv.Itoa(int(try.retryAfter.Seconds())))
+	}
+	if try.kind != "ok" {
+		w.WriteHeader(map[string]int{"malformed": 200, "refused": 401, "unknown": 404, "unavailable": 503, "limited": 429}[try.kind])
+		return true
+	}
+	expires := time.Now().Add(try.validity).Truncate(time.Second)
+	e.expires = expires.Sub(m.zero)
+	c.AddKey(consoletest.Key{OrganizationID: e.organization, ID: e.key, Secret: modelAPIKey(e.path, e.key)})
+	c.SetClaims(func(claims map[string]any) {
+		claims["exp"] = expires.Unix()
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		m.issued[c.Mint(claims)] = e
+	})
+	return false
+}
+
+// modelAPIKey is the secret half of a key pair. It names the path that it was written to, and its ID.
+func modelAPIKey(path, id string) string { return modelSecret + "." + path + "." + id }
+
+func (m *model) begin(load int, r *http.Request) *modelExchange {
+	e := &modelExchange{number: len(m.exchanges), load: load, modelSpan: modelSpan{began: m.now()}, ids: map[string]bool{}}
+	if by, _ := r.Context().Value(modelRunKey{}).(*modelRun); by != nil && by.kind != "read" {
+		e.write = by
+		for _, other := range m.exchanges {
+			other.overtaken = other.overtaken || other.write == by
+		}
+	}
+	secret := append(strings.Split(r.Header.Get("X-API-Key"), "."), "", "")
+	e.path, e.key, e.url, e.organization = secret[1], secret[2], r.Header.Get(modelHeader), r.PathValue("organization")
+	m.exchanges = append(m.exchanges, e)
+	return e
+}
+
+// restart mounts the engine on what storage holds, as a new process. The old one ends at once, or after the mount was
+// unloaded, as Vault does for an upgrade.
+func (m *model) restart(crash bool) {
+	m.mu.Lock()
+	load := len(m.loads)
+	if load > 0 {
+		old := m.loads[load-1]
+		old.ending, old.cut = true, crash
+		m.mu.Unlock()
+		m.mount.stop()
+		synctest.Wait()
+		m.mu.Lock()
+		old.cut, old.ended = true, m.now()
+	}
+	l := &modelLoad{modelSpan: modelSpan{m.now(), modelNever}}
+	m.loads = append(m.loads, l)
+	m.mu.Unlock()
+	fake := consoletest.New()
+	fake.Intercept(func(w http.ResponseWriter, r *http.Request) bool { return m.exchange(load, fake, w, r) })
+	m.mount.transport = withoutSocket{http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		base, _, _ := strings.Cut(r.URL.String(), "/api/msc/")
+		r.Header.Set(modelHeader, base)
+		r.URL.Path = strings.TrimPrefix(r.URL.Path, "/under")
+		fake.ServeHTTP(w, r)
+	})}
+	m.mount.storage = &faultyStorage{Storage: m.disk, script: func(ctx context.Context, verb, key string, work func() error) error {
+		return m.call(ctx, l, verb, key, work)
+	}}
+	m.mount.start()
+}
+
+// start makes the request of a step. What it returns is to be run in a goroutine.
+func (m *model) start(step modelStep) func() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	r := &modelRun{modelStep: step, load: len(m.loads) - 1}
+	m.runs = append(m.runs, r)
+	b, storage, l := m.mount.backend, m.mount.storage, m.loads[r.load]
+	return func() {
+		r.began = m.now()
+		resp, err := m.send(r, b, storage)
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		r.ended, r.lost = m.now(), l.ending
+		switch {
+		case err != nil:
+			r.err = err.Error()
+		case resp.IsError():
+			r.err = resp.Error().Error()
+		case r.kind == "read":
+			r.got, r.lease = m.issued[resp.Data["access_token"].(string)], resp.Secret.TTL
+			r.warning = strings.Join(resp.Warnings, "; ")
+		}
+	}
+}
+
+// send sends a request to one load of the mount.
+func (m *model) send(r *modelRun, b *backend, storage logical.Storage) (*logical.Response, error) {
+	patience := map[bool]time.Duration{true: max(0, r.duration), false: 10 * time.Minute}[r.impatient()]
+	ctx, cancel := context.WithTimeout(context.WithValue(context.Background(), modelRunKey{}, r), patience)
+	defer cancel()
+	operation := logical.Operation(logical.UpdateOperation)
+	kind, replicated := strings.CutPrefix(r.kind, "replicated ")
+	switch kind {
+	case "sweep":
+		return nil, b.PeriodicFunc(ctx, &logical.Request{Storage: storage})
+	case "read":
+		operation = logical.ReadOperation
+	case "forget", "delete":
+		operation = logical.DeleteOperation
+	case "key":
+		r.data = map[string]any{"api_key_id": r.key, "api_key": modelAPIKey(r.path, r.key)}
+		if r.value != "" { // or config would have to be there
+			r.data["organization_id"], r.data["console_url"] = "org-a", r.value
+		}
+	case "ttl", "reuse_period", "request_timeout":
+		r.data = map[string]any{kind: int(r.duration.Seconds())}
+	case "ca_cert":
+		r.data = map[string]any{kind: strings.ReplaceAll(r.value, "bundle", m.bundle)}
+	default:
+		r.data = map[string]any{kind: r.value}
+	}
+	if operation == logical.UpdateOperation {
+		r.data["verify_connection"] = r.verify
+	}
+	req := &logical.Request{Operation: operation, Path: r.path, MountPoint: "snowplow/", Storage: storage, Data: r.data}
+	if !replicated {
+		return b.HandleRequest(ctx, req)
+	}
+	unlock, err := b.lockWrites(ctx) // no node is told of another's write while it stores one itself
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if r.load < len(m.loads)-1 {
+		return nil, errModelCut
+	}
+	req.Storage = m.other.storage
+	resp, err := m.other.backend.HandleRequest(ctx, req)
+	if err == nil && !resp.IsError() {
+		m.stored(ctx, r.path)
+		m.stored(ctx, tokenStoragePrefix+r.path)
+		b.InvalidateKey(ctx, r.path)
+	}
+	return resp, err
+}
+
+func (m *model) setFaults(faults map[string]modelFault) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if n := len(m.troubled); n > 0 {
+		m.troubled[n-1].ended = min(m.troubled[n-1].ended, m.now())
+	}
+	if m.faults = faults; faults != nil {
+		m.troubled = append(m.troubled, modelSpan{m.now(), modelNever - modelHealed})
+	}
+}
+
+// play plays a schedule, and returns how the contract was broken.
+func play(t *testing.T, seed uint64, steps []modelStep) (violations []string, seen map[string]int) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		m := &model{
+			mount: &mount{t: t, logs: &syncBuffer{}}, other: &mount{t: t, logs: &syncBuffer{}}, disk: &logical.InmemStorage{},
+			bundle: consoletest.NewAuthority(t).PEM(), zero: time.Now(), rand: rand.New(rand.NewPCG(seed, 1)),
+			answers:  []modelAnswer{{kind: "ok", validity: 24 * time.Hour, latency: 100 * time.Millisecond}},
+			underway: map[<-chan struct{}]*modelExchange{}, issued: map[string]*modelExchange{},
+			held:    map[string][]modelVersion{"config": {{until: modelNever}}, "roles/r0": {{until: modelNever}}, "roles/r1": {{until: modelNever}}},
+			written: map[string]modelVersion{}, applied: map[*modelRun]bool{}, seen: map[string]int{},
+		}
+		m.other.storage = &faultyStorage{Storage: m.disk}
+		m.other.start()
+		m.restart(true)
+		m.start(modelStep{kind: "key", path: "config", key: "k0", value: modelURL})()
+		var requests sync.WaitGroup
+		for _, step := range steps {
+			time.Sleep(step.gap)
+			m.pause(t.Context(), 0)
+			switch step.kind {
+			case "console":
+				m.mu.Lock()
+				m.answers = step.answers
+				m.mu.Unlock()
+			case "storage":
+				m.setFaults(step.faults)
+			case "crash", "restart":
+				m.restart(step.kind == "crash")
+			default:
+				requests.Go(m.start(step))
+			}
+		}
+		requests.Wait()
+		m.setFaults(nil)
+		time.Sleep(2 * maxRequestTimeout) // exchanges that nobody waits for end
+		m.start(modelStep{kind: "sweep"})()
+		m.workOut()
+		m.checkCounters()
+		m.checkLeft()
+		m.mount.stop()
+		m.other.stop()
+		synctest.Wait()
+		m.check()
+		violations, seen = m.violations, m.seen
+	})
+	return violations, seen
+}
+
+// schedule draws a schedule. Each one draws its odds first, so that some do little else than, say, write keys while
+// Console is slow: what is rare would otherwise seldom come together.
+func schedule(seed uint64) (steps []modelStep) {
+	r := rand.New(rand.NewPCG(seed, 7))
+	one := func(in int) bool { return r.IntN(in) == 0 }
+	seconds := func(of ...float64) time.Duration { return time.Duration(of[r.IntN(len(of))] * float64(time.Second)) }
+	pick := func(of ...string) string { return of[r.IntN(len(of))] }
+	add := func(step modelStep) { steps = append(steps, step) }
+	odds := map[string]int{
+		"read": 50, "forget": 4, "sweep": 3, "console": 12, "storage": 4, "crash": 2, "restart": 2,
+		"key": 8, "console_url": 2, "organization_id": 1, "ca_cert": 2, "ttl": 2, "reuse_period": 2, "request_timeout": 1,
+		"delete": 2, "replicated key": 3, "replicated delete": 1,
+	}
+	var kinds []string
+	for _, kind := range slices.Sorted(maps.Keys(odds)) {
+		if kind != "read" && kind != "console" {
+			odds[kind] *= []int{0, 1, 1, 4}[r.IntN(4)]
+		}
+		kinds = append(kinds, slices.Repeat([]string{kind}, odds[kind])...)
+	}
+	var gaps []time.Duration
+	for range 6 {
+		gaps = append(gaps, seconds(0, 0, 0, 0.000001, 0.00001, 0.3, 0.99, 1.1, 3, 5, 11, 40, 600, 2400, 3600, 18000))
+	}
+	paths, entries := modelPaths, []string{"config", "config", "roles/r0", "roles/r1"}
+	if one(3) { // readers of one credential
+		paths = []string{pick("token", "token/r0")}
+		entries = []string{credentialPath(paths[0])}
+	}
+	calm, unshared, settingsFail := one(3), one(3), one(6)
+	if !one(3) {
+		add(modelStep{kind: "key", path: "roles/r0", key: "p0"})
+	}
+	for n := 25 + r.IntN(75); len(steps) < n; {
+		s := modelStep{gap: gaps[r.IntN(len(gaps))], kind: pick(kinds...), path: pick(entries...)}
+		switch s.kind {
+		case "read", "forget":
+			if s.path = pick(paths...); s.kind == "read" && one(5) {
+				s.duration = seconds(0.001, 0.5, 2.5, -1) // -1: gone before it is heard
+			}
+		case "console":
+			for range 1 + r.IntN(4) {
+				a := modelAnswer{
+					kind:     pick("ok", "ok", "ok", "ok", "refused", "unavailable", "unavailable", "limited", "silent", "malformed", "unknown"),
+					latency:  seconds(0, 0, 0.1, 0.9, 2, 3, 7, 25, 40),
+					validity: seconds(86400, 86400, 86400, 86400, 7200, 300, 90, 30, 3),
+				}
+				if calm {
+					a.kind = "ok"
+				}
+				if a.kind == "unavailable" && one(2) || a.kind == "limited" && !one(4) {
+					a.retryAfter = seconds(1, 3, 20, 42, 200, 1000)
+				}
+				s.answers = append(s.answers, a)
+			}
+			if one(3) { // a rush of readers
+				add(s)
+				for s = (modelStep{kind: "read", path: pick(paths...)}); !one(4); {
+					add(s)
+				}
+			}
+		case "storage":
+			if one(2) {
+				break
+			}
+			s.faults = map[string]modelFault{}
+			for _, verb := range []string{"get", "put", "delete", "list"} {
+				s.faults[verb] = modelFault{[]int{0, 0, 30, 100}[r.IntN(4)], seconds(0, 0, 0, 0.001, 0.3, 0.9, 1.5, 4, 20)}
+				if settingsFail && one(4) {
+					s.faults["settings "+verb] = modelFault{fails: 30 + 70*r.IntN(2)}
+				}
+			}
+		case "key", "replicated key":
+			s.key, s.verify = pick("p0", "p1", fmt.Sprint("k", len(steps)), fmt.Sprint("k", len(steps))), s.kind == "key" && one(2)
+			if s.path == "config" && !one(3) {
+				s.value = pick(append(modelURLs, modelURL, modelURL)...)
+			}
+		case "console_url": // another origin is refused
+			s.path, s.value = "config", pick(modelURL, modelURL+"/under", modelURLs[1])
+		case "organization_id":
+			s.path, s.value, s.verify = "config", pick("org-a", "org-b"), one(2)
+		case "ca_cert":
+			s.path, s.value, s.verify = "config", pick("", "bundle"), !one(3)
+		case "ttl":
+			s.duration, s.verify = seconds(60, 3600), one(2)
+		case "reuse_period":
+			if s.duration = seconds(5, 20, 60, 3600, 360000); unshared && one(2) {
+				s.duration = 0
+			}
+		case "request_timeout":
+			s.path, s.duration = "config", seconds(1, 10, 30, 80)
+		}
+		add(s)
+		if s.path == "config" && strings.HasSuffix(s.kind, "delete") {
+			add(modelStep{gap: gaps[r.IntN(len(gaps))], kind: "key", path: "config", key: "p0", value: modelURL})
+		}
+	}
+	return steps
+}
+
+// shows plays a schedule until it breaks one rule: the engine draws times itself, so one play says little.
+func shows(t *testing.T, seed uint64, steps []modelStep, rule string) string {
+	t.Helper()
+	for range 3 {
+		violations, _ := play(t, seed, steps)
+		if at := slices.IndexFunc(violations, func(v string) bool { return strings.HasPrefix(v, rule+":") }); at >= 0 {
+			return violations[at]
+		}
+	}
+	return ""
+}
+
+// shrink removes from a schedule what is not needed to break one rule.
+func shrink(t *testing.T, seed uint64, steps []modelStep, rule string) []modelStep {
+	t.Helper()
+	until := time.Now().Add(time.Minute)
+	for size := len(steps) / 2; size >= 1; size /= 2 {
+		for at := 0; at+size <= len(steps); {
+			if without := slices.Concat(steps[:at], steps[at+size:]); time.Now().Before(until) && shows(t, seed, without, rule) != "" {
+				steps = without
+			} else {
+				at += size
+			}
+		}
+	}
+	return steps
+}
+
+func TestNoScheduleBreaksTheContract(t *testing.T) {
+	t.Parallel()
+	number := func(variable string, fallback uint64) uint64 {
+		n, err := strconv.ParseUint(cmp.Or(os.Getenv(variable), fmt.Sprint(fallback)), 10, 64)
+		require.NoError(t, err, variable)
+		return n
+	}
+	seeds, from := number("MODEL_SEEDS", 200), number("MODEL_FROM", 0)
+	require.Positive(t, seeds, "MODEL_SEEDS")
+	all := map[string]int{}
+	for seed := from; seed < from+seeds; seed++ {
+		violations, seen := play(t, seed, schedule(seed))
+		for what, count := range seen {
+			all[what] += count
+		}
+		if len(violations) == 0 {
+			continue
+		}
+		rule, _, _ := strings.Cut(violations[0], ":")
+		steps := shrink(t, seed, schedule(seed), rule)
+		last := cmp.Or(shows(t, seed, steps, rule), violations[0]+" (in the whole schedule)")
+		for _, step := range steps {
+			t.Log(step)
+		}
+		t.Fatalf("schedule %d breaks the contract with these steps:\n=> %s\nagain: make model SEEDS=1 FROM=%d", seed, last, seed)
+	}
+	t.Logf("%d schedules: %v", seeds, all)
+	require.True(t, seeds < 100 || len(all) >= 11, "these schedules show too little: %v", all)
+}
 
 // credentialPath is where the credential of a read of path is stored, if the role has one of its own.
 func credentialPath(path string) string {
@@ -158,695 +730,496 @@ func credentialPath(path string) string {
 	return configStorageKey
 }
 
-// load mounts the engine on what storage holds.
-func (m *model) load() {
-	m.mu.Lock()
-	if n := len(m.loads); n > 0 {
-		m.loads[n-1].ended, m.loads[n-1].endedAt = m.tick(), time.Now()
+// viewOf returns what a reader finds of the credential at a path.
+func viewOf(path string, config, role *modelEntry) modelView {
+	if config == nil || path != configStorageKey && role == nil {
+		return modelView{}
 	}
-	l := &modelLoad{began: m.tick(), beganAt: time.Now(), storage: &modelStorage{m: m}}
-	m.loads = append(m.loads, l)
-	number := len(m.loads) - 1
-	m.mu.Unlock()
-	m.mount.storage = &faultyStorage{Storage: l.storage}
-	m.mount.transport = modelConsole{m, number}
-	m.mount.start()
-}
-
-// crash ends the process at once: of what it does from now on nothing reaches storage.
-func (m *model) crash() {
-	m.mu.Lock()
-	l := m.loads[len(m.loads)-1]
-	l.storage.cut, l.ending = true, true
-	m.mu.Unlock()
-	m.mount.stop()
-	m.load()
-}
-
-// restart unloads the mount first, as Vault does for an upgrade.
-func (m *model) restart() {
-	m.mu.Lock()
-	m.loads[len(m.loads)-1].ending = true
-	m.mu.Unlock()
-	m.mount.stop()
-	synctest.Wait()
-	m.crash()
-}
-
-// latest is what storage holds of config and of a role.
-func (m *model) latest(role string) (*configEntry, *roleEntry) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	var config *configEntry
-	var entry *roleEntry
-	if n := len(m.configs); n > 0 {
-		config = m.configs[n-1].entry
+	cred, reuse, ttl := config.Credential, config.ReusePeriod, config.TTL
+	if role != nil {
+		cred, reuse, ttl = cmp.Or(role.Credential, cred), cmp.Or(role.ReusePeriod, reuse), cmp.Or(role.TTL, ttl)
 	}
-	if n := len(m.roles[role]); n > 0 {
-		entry = m.roles[role][n-1].entry
+	if role == nil || role.Credential == nil {
+		path = configStorageKey
 	}
-	return config, entry
+	of := modelCredential{path, cred.ID, cred.APIKeyID.Reveal(), config.Credential.OrganizationID, config.ConsoleURL}
+	return modelView{of, !cred.Empty() && cred.WrittenFor == console.Origin(config.ConsoleURL), *reuse, *ttl}
 }
 
-// begin carries out a step. What it returns is to be run in a goroutine of its own.
-func (m *model) begin(op modelOp) func() {
-	b, storage := m.mount.backend, m.mount.storage
-	r := &modelRun{modelOp: op, load: len(m.loads) - 1}
-	m.mu.Lock()
-	m.runs = append(m.runs, r)
-	m.mu.Unlock()
-	return func() {
-		m.yield()
-		r.began, r.beganAt = m.tick(), time.Now()
-		resp, err := m.run(r, b, storage)
-		r.ended, r.endedAt = m.tick(), time.Now()
-		m.mu.Lock()
-		defer m.mu.Unlock()
+// views returns what readers find of the credential at a path in each pair of config and role that is asked for.
+func (m *model) views(path string, wanted func(config, role modelVersion) bool) (views []modelView) {
+	roles := m.held[path]
+	if path == configStorageKey {
+		roles = []modelVersion{{until: modelNever}}
+	}
+	for _, config := range m.held[configStorageKey] {
+		for _, role := range roles {
+			if wanted(config, role) {
+				views = append(views, viewOf(path, config.entry, role.entry))
+			}
+		}
+	}
+	return views
+}
+
+// mayFind reports whether a read may have found a version. A change is certainly in effect once its request was answered,
+// or the mount loaded anew.
+func (m *model) mayFind(r *modelRun, v modelVersion) bool {
+	return v.from <= r.ended && (v.until >= r.began || v.replaced.ended >= r.began && !slices.ContainsFunc(m.loads, func(l *modelLoad) bool {
+		return v.until < l.ended && l.ended < r.began
+	}))
+}
+
+// heldAt returns what storage held at a time.
+func (m *model) heldAt(key string, at time.Duration) *modelEntry {
+	for _, v := range m.held[key] {
+		if v.from <= at && at < v.until {
+			return v.entry
+		}
+	}
+	return nil
+}
+
+// only returns the credential that a read must have used, if that is certain.
+func (r *modelRun) only() (c modelCredential, certain bool) {
+	c = r.views[0].modelCredential
+	return c, !slices.ContainsFunc(r.views, func(v modelView) bool { return !v.usable || v.modelCredential != c })
+}
+
+// reuse returns what reuse_period may have been at a read.
+func (r *modelRun) reuse() (least, most time.Duration) {
+	compare := func(a, b modelView) int { return cmp.Compare(a.reuse, b.reuse) }
+	return slices.MinFunc(r.views, compare).reuse, slices.MaxFunc(r.views, compare).reuse
+}
+
+// stable reports whether storage held this very credential, and no other, from the time when it was written.
+func (m *model) stable(c modelCredential, to time.Duration) bool {
+	return !slices.ContainsFunc(m.views(c.path, func(config, role modelVersion) bool {
+		from, until := max(config.from, role.from), min(config.until, role.until)
+		return from < until && from <= to && until > m.written[c.id].from
+	}), func(v modelView) bool { return v.modelCredential != c })
+}
+
+// trouble reports whether storage was in trouble between two times, or may have had something left to repair.
+func (m *model) trouble(from, to time.Duration) bool {
+	return slices.ContainsFunc(m.troubled, func(s modelSpan) bool { return s.overlaps(from-modelHealed, to) })
+}
+
+// modelLastServed is the age up to which a JWT of some validity may be served as fresh.
+func modelLastServed(validity time.Duration) time.Duration {
+	return validity - max(time.Second, min(time.Minute, validity/5))
+}
+
+// validity is how long its JWT certainly is valid: a slow answer hides what the clocks differ by.
+func (e *modelExchange) validity() time.Duration {
+	return e.expires - e.ended - e.last().latency - time.Second
+}
+
+func (e *modelExchange) fresh(at, reuse time.Duration) bool {
+	return e.outcome == "ok" && at-e.ended < reuse && at-e.ended <= modelLastServed(e.validity())
+}
+
+func (e *modelExchange) usable(at time.Duration) bool {
+	return e.outcome == "ok" && e.validity()-(at-e.ended) >= time.Minute
+}
+
+// brought reports whether its JWT may be cached.
+func (e *modelExchange) brought() bool {
+	return (e.outcome == "ok" || e.outcome == "unsure") && !e.uncached && !e.overtaken && (e.write == nil || e.write.err == "")
+}
+
+// cached is when its JWT was in the cache.
+func (e *modelExchange) cached() time.Duration {
+	if e.write != nil {
+		return e.write.ended
+	}
+	return e.ended
+}
+
+// atHand returns the exchange whose usable JWT the engine certainly has in one load, from one time to another.
+func (m *model) atHand(c modelCredential, load int, from, to time.Duration) (e *modelExchange) {
+	for _, o := range m.exchanges {
 		switch {
-		case err != nil:
-			r.err = err.Error()
-		case resp.IsError():
-			r.err = resp.Error().Error()
-		case r.kind == "read":
-			r.got = m.issued[resp.Data["access_token"].(string)]
-			r.lease, r.answer = resp.Secret.TTL, resp.Data
-			r.warning = strings.Join(resp.Warnings, "; ")
+		case !o.brought() || !o.of(c) || o.began >= to:
+		case o.cached() >= from && !o.usable(to), e != nil && o.ended <= e.cached() && e.ended <= o.cached():
+			return nil // which one is cached is open
+		case o.cached() < from && (e == nil || o.cached() > e.cached()):
+			e = o
 		}
-		r.reached = r.err == "" || strings.Contains(r.err, errModelSettings.Error())
-		r.lost = m.loads[r.load].ending
 	}
+	if e == nil || e.modelCredential != c || e.unshared || !e.usable(to) || m.dropped(e, to) || !m.stable(c, to) {
+		return nil
+	}
+	if e.load == load || m.loads[e.load].ended-e.cached() > time.Second && !m.trouble(e.began, to) {
+		return e
+	}
+	// Whatever happened to storage: if the JWT is there and can be read, it counts.
+	began := m.loads[load].began
+	if e.load > load || m.heldAt(tokenStoragePrefix+c.path, began) == nil || m.trouble(from, to) || slices.ContainsFunc(m.held[tokenStoragePrefix+c.path], func(v modelVersion) bool {
+		return v.until > began && v.from < to && (v.entry == nil || m.issued[v.entry.Token.Bearer.Reveal()] != e || v.entry.Key.CredentialID != c.id)
+	}) {
+		return nil
+	}
+	return e
 }
 
-func (m *model) run(r *modelRun, b *backend, storage logical.Storage) (*logical.Response, error) {
-	ctx, cancel := context.WithTimeout(context.WithValue(context.Background(), modelRunKey{}, r), 10*time.Minute)
-	defer cancel()
-	request := func(operation logical.Operation, path string) (*logical.Response, error) {
-		req := &logical.Request{Operation: operation, Path: path, MountPoint: "snowplow/", Storage: storage, Data: r.data}
-		return b.HandleRequest(ctx, req)
-	}
-	write := func(path string, data map[string]any) (*logical.Response, error) {
-		data["verify_connection"] = r.verify
-		r.data = data
-		var operation logical.Operation = logical.UpdateOperation
-		if r.kind == "remove key" {
-			operation = logical.PatchOperation
-		}
-		return request(operation, path)
-	}
-	if strings.HasPrefix(r.kind, "replicated") {
-		// No node is told of another's write while it stores one itself.
-		unlock, err := b.lockWrites(ctx)
-		if err != nil {
-			return nil, err
-		}
-		defer unlock()
-	}
-	config, role := m.latest(r.path)
-	switch r.kind {
-	case "read":
-		if r.impatient = r.duration != 0; r.impatient {
-			patient, leave := context.WithTimeout(ctx, max(0, r.duration))
-			defer leave()
-			ctx = patient
-		}
-		return request(logical.ReadOperation, r.path)
-	case "forget":
-		return request(logical.DeleteOperation, r.path)
-	case "status":
-		return request(logical.ReadOperation, strings.Replace(r.path, "token", "status", 1))
-	case "sweep":
-		patient, leave := context.WithTimeout(ctx, 90*time.Second)
-		defer leave()
-		return nil, b.PeriodicFunc(patient, &logical.Request{Storage: storage})
-	case "key", "key and url":
-		data := map[string]any{"api_key_id": r.key, "api_key": modelAPIKey(r.path, r.key)}
-		if r.path == configStorageKey && (config == nil || r.kind == "key and url") {
-			data["organization_id"], data["console_url"] = "org-a", r.value
-		}
-		return write(r.path, data)
-	case "console_url", "organization_id":
-		return write(r.path, map[string]any{r.kind: r.value})
-	case "ttl", "reuse_period", "request_timeout":
-		return write(r.path, map[string]any{r.kind: int(r.duration.Seconds())})
-	case "remove key":
-		return write(r.path, map[string]any{"api_key": nil})
-	case "delete":
-		return request(logical.DeleteOperation, r.path)
-	case "replicated key":
-		// Another node has written: storage holds the result, and this one is told.
-		var cred *console.Credential
-		if config != nil && r.path == configStorageKey {
-			changed := *config
-			config, cred = &changed, &changed.Credential
-		} else if role != nil && role.Credential != nil {
-			changed, credential := *role, *role.Credential
-			changed.Credential = &credential
-			role, cred = &changed, &credential
-		}
-		if cred == nil || cred.Empty() {
-			return nil, errors.New("nothing to replicate")
-		}
-		cred.APIKeyID, cred.APIKey, cred.ID = redact.NewSecret(r.key), redact.NewSecret(modelAPIKey(r.path, r.key)), fmt.Sprint("replicated-", r.began)
-		var entry any = role
-		if r.path == configStorageKey {
-			entry = config
-		}
-		encoded, err := logical.StorageEntryJSON(r.path, entry)
-		if err != nil {
-			return nil, err
-		}
-		m.mu.Lock()
-		_ = m.disk.Put(ctx, encoded)
-		m.stored(ctx, r.path, encoded)
-		m.mu.Unlock()
-		b.InvalidateKey(ctx, r.path)
-	case "replicated delete":
-		m.mu.Lock()
-		_ = m.disk.Delete(ctx, r.path)
-		m.stored(ctx, r.path, nil)
-		m.mu.Unlock()
-		b.InvalidateKey(ctx, r.path)
-	case "damage": // of a stored JWT
-		m.rewriteToken(ctx, r.path, func(*tokenEntry) any { return "damaged" })
-	case "future": // a stored JWT from a node whose clock is ahead
-		m.rewriteToken(ctx, r.path, func(e *tokenEntry) any {
-			by := m.issued[e.Token.Bearer.Reveal()]
-			if by == nil || by.write != nil || by.ahead > 0 {
-				return e
-			}
-			by.ahead, by.aheadIn = r.duration, r.load
-			e.Token.ObtainedAt, e.Token.Validity = e.Token.ObtainedAt.Add(r.duration), e.Token.Validity-r.duration
-			return e
-		})
-	}
-	return nil, nil
-}
-
-func (m *model) rewriteToken(ctx context.Context, path string, change func(*tokenEntry) any) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	versions := m.tokens[path]
-	if len(versions) == 0 || versions[len(versions)-1].entry == nil {
-		return
-	}
-	changed := *versions[len(versions)-1].entry
-	entry, err := logical.StorageEntryJSON(tokenStoragePrefix+path, change(&changed))
-	if err != nil {
-		return
-	}
-	_ = m.disk.Put(ctx, entry)
-	m.stored(ctx, entry.Key, entry)
-	now := time.Now()
-	m.troubled = append(m.troubled, modelSpan{from: now, to: now.Add(1000 * time.Hour)})
-}
-
-func (m *model) setFaults(faults modelFaults) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	now := time.Now()
-	for i := range m.troubled {
-		if s := &m.troubled[i]; s.faults.any() && s.to.After(now) {
-			s.to = now
-		}
-	}
-	if m.faults = faults; faults.any() {
-		m.troubled = append(m.troubled, modelSpan{now, now.Add(1000 * time.Hour), faults})
-	}
-}
-
-// play plays a schedule, and returns how the contract was broken.
-func play(t *testing.T, seed uint64, ops []modelOp) (violations []string, seen modelSeen) {
-	t.Helper()
-	synctest.Test(t, func(t *testing.T) {
-		m := &model{
-			mount:    &mount{t: t, logs: &syncBuffer{}},
-			disk:     &logical.InmemStorage{},
-			rand:     rand.New(rand.NewPCG(seed, 1)),
-			weather:  []modelOutcome{{kind: "ok", validity: 24 * time.Hour, latency: 100 * time.Millisecond}},
-			underway: map[<-chan struct{}]*modelExchange{},
-			issued:   map[string]*modelExchange{},
-			configs:  []modelVersion[configEntry]{{}},
-			roles:    map[string][]modelVersion[roleEntry]{"roles/r0": {{}}, "roles/r1": {{}}},
-			tokens:   map[string][]modelVersion[tokenEntry]{},
-		}
-		m.load()
-		defer func() { m.mount.stop() }()
-		m.begin(modelOp{kind: "key", path: "config", key: "k0", value: modelURLs[0]})()
-
-		var wg sync.WaitGroup
-		for _, op := range ops {
-			time.Sleep(op.gap)
-			if op.settle {
-				synctest.Wait()
-			}
-			switch op.kind {
-			case "console":
-				m.mu.Lock()
-				m.weather = op.weather
-				m.mu.Unlock()
-			case "storage":
-				m.setFaults(op.faults)
-			case "crash", "restart":
-				synctest.Wait()
-				if op.kind == "crash" {
-					m.crash()
-				} else {
-					m.restart()
-				}
-			default:
-				wg.Go(m.begin(op))
-			}
-		}
-		wg.Wait()
-		m.setFaults(modelFaults{})
-		time.Sleep(2 * maxRequestTimeout) // exchanges that nobody waits for end
-		m.begin(modelOp{kind: "sweep"})()
-		m.begin(modelOp{kind: "sweep"})()
-		synctest.Wait()
-		m.checkLeft()
-		time.Sleep(30 * time.Hour)
-		m.begin(modelOp{kind: "sweep"})()
-		m.begin(modelOp{kind: "sweep"})()
-		synctest.Wait()
-		m.checkNothingLeft()
-		m.mount.stop()
-		time.Sleep(time.Minute)
-		synctest.Wait()
-		m.checkGoroutines()
-		m.check()
-		violations, seen = m.violations, m.seen()
+// dropped reports whether a JWT may have been forgotten, or dropped for a refusal, before a time.
+func (m *model) dropped(e *modelExchange, before time.Duration) bool {
+	return slices.ContainsFunc(m.runs, func(r *modelRun) bool {
+		return r.kind == "forget" && credentialPath(r.path) == e.path && r.overlaps(e.began, before)
+	}) || slices.ContainsFunc(m.exchanges, func(f *modelExchange) bool {
+		return f.of(e.modelCredential) && f.outcome == "refused" && f.overlaps(e.began, before)
 	})
-	return violations, seen
 }
 
-// checkGoroutines finds what runs on after the mount has ended.
-func (m *model) checkGoroutines() {
-	stacks := make([]byte, 1<<20)
-	stacks = stacks[:runtime.Stack(stacks, true)]
-	all := strings.Split(string(stacks), "\n\n")
-	_, bubble, _ := strings.Cut(strings.SplitN(all[0], "\n", 2)[0], "synctest bubble ")
-	bubble, _, _ = strings.Cut(bubble, "]")
-	for _, g := range all[1:] {
-		if strings.Contains(strings.SplitN(g, "\n", 2)[0], "synctest bubble "+bubble+"]") && strings.Contains(g, "vault-plugin-secrets-snowplow") &&
-			!strings.Contains(g, "synctest.Run") {
-			m.violation("goroutine-left", "still running after the mount ended:\n%s", g)
+// changed reports whether a credential, or what it depends on, may have been changed between two times.
+func (m *model) changed(path string, from, to time.Duration) bool {
+	return slices.ContainsFunc(m.runs, func(r *modelRun) bool { return r.changes(path) && r.overlaps(from, to) })
+}
+
+// recovered reports whether a success that began after f was noted by a time.
+func (m *model) recovered(f *modelExchange, by time.Duration) bool {
+	return f.id != "" && slices.ContainsFunc(m.exchanges, func(s *modelExchange) bool {
+		return (s.brought() || s.uncached) && s.outcome == "ok" && s.load == f.load && s.modelCredential == f.modelCredential && s.began > f.ended && s.cached() < by
+	})
+}
+
+// explains reports whether failure f, or the wait after it, may have kept a read of c from a JWT.
+func (m *model) explains(f *modelExchange, c modelCredential, r *modelRun) bool {
+	return (f.failed() || f.outcome == "unsure") && f.load == r.load && f.of(c) && f.ended <= r.ended && f.ended+f.maxWait >= r.began && !m.recovered(f, r.began) &&
+		!slices.ContainsFunc(m.runs, func(w *modelRun) bool {
+			return w.err == "" && w.changes(c.path) && w.load == r.load && w.began > f.ended && w.ended < r.began
+		})
+}
+
+// workOut computes from the notes what the rules ask for.
+func (m *model) workOut() {
+	for _, r := range m.runs {
+		if r.kind == "read" {
+			r.views = m.views(credentialPath(r.path), func(config, role modelVersion) bool { return m.mayFind(r, config) && m.mayFind(r, role) })
+			m.reads = append(m.reads, r)
+			if r.got != nil {
+				r.got.servedTo++
+			}
 		}
+	}
+	for _, e := range m.exchanges {
+		m.workOutOrigin(e)
+		e.outcome = m.outcomeOf(e)
+	}
+	for _, f := range m.exchanges { // how long the engine must wait after a failure, and may wait
+		least, most := 800*time.Millisecond, 72*time.Second
+		if f.outcome == "refused" || f.outcome == "rejected" {
+			least, most = 10*time.Second, 10*time.Second
+		} else if !slices.ContainsFunc(m.exchanges, func(e *modelExchange) bool { return e.path == f.path && e.expires > 0 && e.began < f.ended }) {
+			most = 12 * time.Second // there never was a JWT
+		}
+		hint := min(f.last().retryAfter, 5*time.Minute)
+		if f.last().ended == 0 {
+			hint = 0 // there was no answer
+		}
+		f.minWait, f.maxWait = max(least, hint), max(most, hint)
 	}
 }
 
-var modelURLs = []string{"http://127.0.0.1:1", "http://127.0.0.1:2", "http://127.0.0.1:1/a", "http://127.0.0.1:2/a"}
+// workOutOrigin finds out for which credential an exchange was made, and whether readers share it.
+func (m *model) workOutOrigin(e *modelExchange) {
+	var views []modelView
+	for _, r := range m.reads {
+		if e.write == nil && r.load == e.load && r.overlaps(e.began, e.began) {
+			views = append(views, r.views...)
+		}
+	}
+	if e.write != nil {
+		views = m.views(e.path, func(config, role modelVersion) bool { return config.by == e.write || role.by == e.write })
+	}
+	shared := false
+	for _, v := range views {
+		// A write that finds its value stored by another one, with another ID, drops what it has verified.
+		if v.usable && e.with(v.modelCredential) && (e.write == nil || e.write == m.written[v.id].by || e.write.kind == "ca_cert") {
+			e.ids[v.id], e.unshared, shared = true, e.unshared || v.reuse == 0, shared || v.reuse != 0
+		}
+	}
+	if e.uncached = e.unshared && !shared; len(e.ids) == 1 {
+		e.id = slices.Collect(maps.Keys(e.ids))[0]
+	}
+}
 
-// schedule draws a schedule.
-func schedule(seed uint64) []modelOp {
-	r := rand.New(rand.NewPCG(seed, 7))
-	one := func(in int) bool { return r.IntN(in) == 0 }
-	seconds := func(of ...float64) time.Duration { return time.Duration(of[r.IntN(len(of))] * float64(time.Second)) }
-	pick := func(of ...string) string { return of[r.IntN(len(of))] }
-	keys := 0
-	key := func() string {
-		if r.IntN(10) < 4 {
-			return pick("p0", "p1") // again and again
-		}
-		keys++
-		return fmt.Sprint("k", keys)
+// givenUp reports whether a reader who made an exchange for himself gave it up when it ended.
+func (m *model) givenUp(e *modelExchange) bool {
+	return e.unshared && slices.ContainsFunc(m.reads, func(r *modelRun) bool { return r.impatient() && r.ended == e.ended && r.load == e.load })
+}
+
+func (m *model) outcomeOf(e *modelExchange) string {
+	switch last := e.last(); {
+	case e.timedOut:
+		return "transient"
+	case last.ended == 0, e.ended > last.ended && (e.ended == m.loads[e.load].ended || m.givenUp(e)):
+		return "canceled"
+	case last.kind == "ok" && last.validity < last.latency+5*time.Second:
+		return "unsure" // perhaps expired on arrival
+	default:
+		return cmp.Or(map[string]string{"ok": "ok", "refused": "refused", "unknown": "rejected"}[last.kind], "transient")
 	}
-	outcome := func() modelOutcome {
-		o := modelOutcome{
-			kind:     pick("ok", "ok", "ok", "ok", "refused", "unavailable", "unavailable", "limited", "silent", "malformed", "unknown"),
-			latency:  seconds(0, 0, 0.001, 0.1, 0.9, 2, 3, 7, 25, 40),
-			validity: seconds(86400, 86400, 86400, 7200, 300, 90, 30, 3, 1),
-		}
-		if o.kind == "unavailable" && one(2) || o.kind == "limited" && !one(4) {
-			o.retryAfter = seconds(1, 3, 20, 42, 200, 1000)
-		}
-		return o
-	}
-	// What a schedule may hold, so that rare things do not spoil all of them.
-	withoutReuse, deletes := one(3), one(2)
-	calm := one(3)  // Console is slow at times, but up
-	small := one(4) // readers of one path, and few writes
-	restarts := !one(3)
-	tokensFail, settingsFail := one(2), one(8)
-	paths := modelPaths
-	if small {
-		paths = []string{pick(modelPaths...)}
-	}
-	roles := []string{"roles/r0", "roles/r1"}
-	entry := func() string {
-		if one(2) {
-			return "config"
-		}
-		return pick(roles...)
-	}
-	allowed := func(op modelOp) bool {
-		switch op.kind {
-		case "crash", "restart":
-			return restarts
-		case "storage":
-			return tokensFail
-		case "delete", "replicated delete":
-			return deletes
-		case "reuse_period":
-			return withoutReuse || op.duration > 0
-		}
-		return true
-	}
-	var ops []modelOp
-	add := func(op modelOp) { ops = append(ops, op) }
-	if one(2) {
-		add(modelOp{kind: "key", path: "roles/r0", key: "p0"})
-	}
-	if one(2) {
-		add(modelOp{kind: "ttl", path: "roles/r1", duration: 30 * time.Minute})
-	}
-	for n := 30 + r.IntN(90); len(ops) < n; {
-		op := modelOp{
-			gap:    seconds(0, 0, 0, 0, 0, 0.000001, 0.01, 0.3, 0.99, 1.1, 3, 5, 11, 40, 600, 2400, 3600, 18000),
-			settle: one(3),
-		}
-		if one(12) {
-			ops = append(ops, motif(r, key, allowed)...)
-			continue
-		}
-		n := r.IntN(100)
-		if small && n >= 80 && !one(3) {
-			n = 0
-		}
+}
+
+// check compares all that was seen with the contract.
+func (m *model) check() {
+	logs := m.mount.logs.String()
+	for _, r := range m.runs {
 		switch {
-		case n < 50:
-			op.kind, op.path = "read", paths[r.IntN(len(paths))]
-			switch r.IntN(12) {
-			case 0, 1:
-				op.duration = seconds(0.001, 0.5, 2.5)
-			case 2:
-				op.duration = -1 // gone before it is heard
-			}
-		case n < 53:
-			op.kind, op.path = "forget", paths[r.IntN(len(paths))]
-		case n < 56:
-			op.kind = "sweep"
-		case n < 57:
-			op.kind, op.path = "status", paths[r.IntN(len(paths))]
-		case n < 70:
-			op.kind = "console"
-			for range 1 + r.IntN(4) {
-				o := outcome()
-				if calm {
-					o.kind, o.retryAfter = "ok", 0
-				}
-				op.weather = append(op.weather, o)
-			}
-			if one(4) { // a rush of readers
-				add(op)
-				path := paths[r.IntN(len(paths))]
-				for range 2 + r.IntN(5) {
-					add(modelOp{kind: "read", path: path})
-				}
-				continue
-			}
-		case n < 74:
-			if !tokensFail {
-				continue
-			}
-			op.kind = "storage"
-			op.faults = modelFaults{map[string]int{}, map[string]time.Duration{}}
-			for _, verb := range []string{"get", "put", "delete", "list"} {
-				if one(3) {
-					op.faults.failing[verb] = []int{30, 100}[r.IntN(2)]
-				}
-				if one(3) {
-					op.faults.slow[verb] = seconds(0.001, 0.3, 0.9, 1.5, 4, 20)
-				}
-				if settingsFail && one(4) {
-					op.faults.failing["settings "+verb] = []int{30, 100}[r.IntN(2)]
-				}
-			}
-			if one(3) {
-				op.faults = modelFaults{}
-			}
-		case n < 78:
-			if !restarts {
-				continue
-			}
-			op.kind = pick("crash", "restart")
-		case n < 79:
-			op.kind, op.path = pick("damage", "future"), entry()
-			op.duration = 2 * time.Hour
-		case n < 84:
-			op.kind, op.path, op.key, op.verify = "key", entry(), key(), one(2)
-			op.value = modelURLs[0]
-		case n < 86:
-			op.kind, op.path, op.key, op.value = "key and url", "config", key(), pick(modelURLs...)
-			op.verify = one(3)
-		case n < 87:
-			op.kind, op.path, op.value = "console_url", "config", pick(modelURLs...)
-		case n < 88:
-			op.kind, op.path, op.value = "organization_id", "config", pick("org-a", "org-b")
-		case n < 90:
-			op.kind, op.path, op.duration = "ttl", entry(), seconds(60, 3600)
-			op.verify = one(2)
-		case n < 92:
-			op.kind, op.path, op.duration = "reuse_period", entry(), seconds(5, 20, 60, 3600, 360000)
-			if withoutReuse && one(2) {
-				op.duration = 0
-			}
-		case n < 93:
-			op.kind, op.path, op.duration = "request_timeout", "config", seconds(1, 10, 30, 80)
-		case n < 96:
-			op.kind, op.path, op.key = "replicated key", entry(), key()
-		case n < 97:
-			op.kind, op.path = "remove key", entry()
-			if op.path == "config" && !one(3) {
-				continue
-			}
-		default:
-			if !deletes {
-				continue
-			}
-			op.kind, op.path = pick("delete", "replicated delete"), entry()
-			if op.path == "config" && !one(3) {
-				continue
-			}
+		case r.lost:
+		case r.kind == "read":
+			m.checkRead(r)
+		case !r.verify && r.took() > modelSlack && !m.trouble(r.began, r.ended):
+			m.violation("request-waited", "%s", r)
+		case r.data != nil && r.err == "" && !m.applied[r]:
+			m.violation("write-lost", "%s", r)
 		}
-		add(op)
-		if op.path == "config" && (op.kind == "delete" || op.kind == "replicated delete" || op.kind == "remove key") {
-			add(modelOp{gap: seconds(0, 0.3, 40), kind: "key", path: "config", key: key(), value: modelURLs[0]})
+		logs += r.err + r.warning
+	}
+	for _, e := range m.exchanges {
+		if end := m.loads[e.load].ended; e.write == nil && e.began < end {
+			m.checkExchange(e, end)
 		}
 	}
-	return ops
+	m.checkWrites()
+	m.checkStored()
+	m.never(strings.Contains(logs, modelSecret) || strings.Contains(logs, modelJWT), "leak", "a secret is in the log, or in an answer")
 }
 
-// motif draws steps that belong together, and that chance alone would seldom bring together.
-func motif(r *rand.Rand, key func() string, allowed func(modelOp) bool) []modelOp {
-	pick := func(of ...string) string { return of[r.IntN(len(of))] }
-	// Until the next step; for what the steps show, the order matters, not the time.
-	gap := func() time.Duration {
-		return []time.Duration{0, time.Millisecond, time.Second, 30 * time.Second}[r.IntN(4)]
+func (m *model) checkRead(r *modelRun) {
+	m.never(r.impatient() && r.took() > max(0, r.duration)+modelSlack, "reader-held", "%s, though it gave up after %s", r, r.duration)
+	c, certain := r.only()
+	least, _ := r.reuse()
+	k := m.atHand(c, r.load, r.began, r.ended)
+	switch settings := strings.Contains(r.err, errModelSettings.Error()); {
+	case r.got != nil:
+		m.checkServed(r, r.got)
+	case strings.Contains(r.err, errModelTokens.Error()), strings.Contains(r.err, errModelCut.Error()):
+		m.violation("storage-fails-a-read", "%s", r)
+	case settings:
+		return
+	case certain && !r.impatient() && !slices.ContainsFunc(m.exchanges, func(f *modelExchange) bool {
+		return m.explains(f, c, r) && (k == nil || least == 0 || f.outcome == "refused" || f.outcome == "rejected")
+	}):
+		m.violation("error-without-reason", "%s; at hand is %s", r, k)
 	}
-	after := func(gap time.Duration, op modelOp) modelOp {
-		op.gap = gap
-		return op
+	if certain {
+		m.checkWait(r, c, k, least)
 	}
-	path := modelPaths[r.IntN(2)] // of config's token, or of a role's
-	entry := credentialPath(path)
-	write := func(key string, verify bool) modelOp {
-		return modelOp{kind: "key", path: entry, key: key, value: modelURLs[0], verify: verify}
-	}
-	config := func(field string, value string, duration time.Duration) modelOp {
-		return modelOp{kind: field, path: configStorageKey, value: value, duration: duration}
-	}
-	answers := func(outcomes ...modelOutcome) modelOp { return modelOp{kind: "console", weather: outcomes} }
-	up := func(latency time.Duration) modelOp {
-		return answers(modelOutcome{kind: "ok", latency: latency, validity: 24 * time.Hour})
-	}
-	down := answers(modelOutcome{kind: pick("silent", "unavailable", "refused")})
-	slow := func(verb string) modelOp {
-		return modelOp{kind: "storage", faults: modelFaults{slow: map[string]time.Duration{verb: 4 * time.Second}}}
-	}
-	fails := func(verb string) modelOp {
-		return modelOp{kind: "storage", faults: modelFaults{failing: map[string]int{verb: 100}}}
-	}
-	works := modelOp{kind: "storage"}
-	read, forget := modelOp{kind: "read", path: path}, modelOp{kind: "forget", path: path}
-	crash := modelOp{gap: gap(), kind: pick("crash", "restart")}
-	const soon = time.Millisecond
-
-	var steps []modelOp
-	switch r.IntN(15) {
-	case 0: // what a leader leaves to the next one in an outage
-		steps = []modelOp{up(soon), read, {gap: gap(), kind: pick("read", "forget"), path: path}, down, crash, read, read}
-	case 1: // a verified key, and at once another leader
-		steps = []modelOp{up(soon), write(key(), true), crash, down, read, read}
-	case 2: // a JWT that is still on its way into storage, or cannot be deleted there, when it is forgotten
-		trouble := slow("put")
-		if r.IntN(2) == 0 {
-			trouble = fails("delete")
-		}
-		steps = []modelOp{up(soon), trouble, read, after(time.Second, forget), works, down, crash, read}
-	case 3: // an old JWT that leaves storage slowly when a new one comes
-		steps = []modelOp{up(100 * time.Millisecond), read, slow("delete"), write(key(), false), after(soon, write(key(), false)),
-			after(time.Second, read), after(5*time.Second, read), works}
-	case 4: // an exchange with an old key that ends after one with the new key
-		steps = []modelOp{up(3 * time.Second), write(key(), false), read, after(time.Second, write(key(), false)), up(soon), read,
-			after(3*time.Second, read), down, crash, read}
-	case 5: // console_url there and back
-		steps = []modelOp{up(soon), write(key(), false), read, after(time.Second, config("console_url", modelURLs[2], 0)), after(gap(), forget),
-			after(gap(), config("console_url", modelURLs[0], 0))}
-		if r.IntN(2) == 0 {
-			steps = append(steps, crash)
-		}
-		steps = append(steps, read)
-	case 6: // writes and readers at once
-		steps = []modelOp{up(soon), read, read, write(key(), false), read, read, after(time.Second, read),
-			write(key(), false), read, read, read, after(time.Second, read)}
-	case 7: // a verification that others overtake
-		steps = []modelOp{up(3 * time.Second), write(key(), true),
-			{gap: time.Second, kind: pick("ttl", "reuse_period", "key", "delete"), path: pick(entry, configStorageKey), key: key(), value: modelURLs[0], duration: time.Hour},
-			{gap: gap(), kind: pick("ttl", "delete", "replicated key"), path: entry, key: key(), duration: time.Minute}}
-	case 8: // a verification that shows that the stored key is refused
-		steps = []modelOp{up(soon), write("p0", false), read, after(gap(), answers(modelOutcome{kind: "refused"})), write("p0", true), after(soon, read), after(20*time.Second, read)}
-	case 9: // failures in parallel, the first of which asks for a long wait
-		steps = []modelOp{answers(modelOutcome{kind: "limited", latency: time.Second, retryAfter: 200 * time.Second}, modelOutcome{kind: pick("ok", "unavailable"), latency: 2 * time.Second, validity: 30 * time.Second}),
-			read, after(100*time.Millisecond, forget), read, after(40*time.Second, read), after(20*time.Second, read)}
-	case 10: // delete during one exchange after another
-		steps = []modelOp{answers(modelOutcome{kind: "silent"})}
-		for range 4 {
-			steps = append(steps, read, after(100*time.Millisecond, forget))
-		}
-		steps = append(steps, read)
-	case 11: // a key that is verified without reuse
-		steps = []modelOp{up(soon), config("reuse_period", "", 0), after(soon, write(key(), true)), after(soon, read), read}
-		if entry == configStorageKey {
-			steps = append(steps, after(time.Second, config("reuse_period", "", time.Hour)))
-		}
-	case 12: // a refusal, and at once another leader
-		steps = []modelOp{up(soon), write(key(), false), read, after(2*time.Hour, answers(modelOutcome{kind: "refused"})), read, crash, answers(modelOutcome{kind: "silent"}), read}
-	case 13: // an exchange that fails after a newer one has brought a JWT
-		steps = []modelOp{up(soon), write(key(), false), read,
-			after(2*time.Hour, answers(modelOutcome{kind: "unavailable", latency: 1500 * time.Millisecond}, modelOutcome{kind: "ok", latency: 500 * time.Millisecond, validity: 24 * time.Hour})),
-			read, after(100*time.Millisecond, forget), after(soon, read)}
-	default: // failures in a row, and an end to them
-		steps = []modelOp{up(soon), write(key(), false), read, after(2*time.Hour, down), read}
-		for range 1 + r.IntN(9) {
-			steps = append(steps, after(time.Duration(1+r.IntN(70))*time.Second, read))
-		}
-		steps = append(steps, modelOp{gap: gap(), kind: "ttl", path: pick(configStorageKey, entry), duration: time.Hour}, up(time.Second), read, read)
-	}
-	return slices.DeleteFunc(steps, func(op modelOp) bool { return !allowed(op) })
 }
 
-func classOf(violation string) string {
-	class, _, _ := strings.Cut(violation, ":")
-	return class
+// checkServed asks whether a read may have brought this JWT.
+func (m *model) checkServed(r *modelRun, e *modelExchange) {
+	m.never(!slices.ContainsFunc(r.views, func(v modelView) bool {
+		return v.usable && e.with(v.modelCredential) && e.ids[v.id] && e.began > m.written[v.id].by.began
+	}), "wrong-credential", "%s, of %s; it may be served that of %+v", r, e, r.views)
+	m.never(r.lease > e.expires-r.ended || r.lease < time.Second || !slices.ContainsFunc(r.views, func(v modelView) bool { return v.ttl == 0 || r.lease <= v.ttl }),
+		"lease", "%s: a lease of %s, and the JWT is valid for %s", r, r.lease, e.expires-r.ended)
+	for _, f := range m.runs {
+		// Of a forget and a write at the same time, the write may be the later one.
+		untilRestart := strings.Contains(f.err, "its stored copy could not be deleted") && f.load == r.load && m.stable(e.modelCredential, r.ended)
+		m.never(f.kind == "forget" && credentialPath(f.path) == e.path && !f.lost && e.began < f.began && f.ended < r.began && (f.err == "" || untilRestart) && !m.changed(e.path, f.began, f.ended),
+			"forgotten-came-back", "%s, of %s, after %s", r, e, f)
+	}
+	for _, f := range m.exchanges {
+		// What Snowplow refused before this write of the key does not count, nor what storage may not have heard of.
+		heard := f.load == r.load || m.loads[f.load].ended-f.ended > time.Second && !m.trouble(f.ended, m.loads[f.load].ended)
+		m.never(f.outcome == "refused" && f.with(e.modelCredential) && e.id != "" && m.written[e.id].from <= f.began && e.began < f.ended && f.ended < r.began && heard && !(f.write != nil && f.write.lost) && m.stable(e.modelCredential, r.ended),
+			"refused-key-served", "%s, of %s, after %s", r, e, f)
+	}
+	least, most := r.reuse()
+	age, slow := r.ended-e.ended, strings.Contains(r.warning, modelSlow)
+	switch {
+	case r.warning == "" && e.ended < r.began && age >= most:
+		m.violation("too-old", "%s: %s old, without a warning", r, age)
+	case most == 0 && (e.began < r.began || e.servedTo > 1):
+		m.violation("shared-without-reuse", "%s, of %s, served to %d", r, e, e.servedTo)
+	case r.warning != "" && e.expires-r.ended < time.Minute:
+		m.violation("stale-too-long", "%s: valid for %s", r, e.expires-r.ended)
+	case r.warning != "" && (e.fresh(r.ended, least) || !slices.ContainsFunc(m.exchanges, func(f *modelExchange) bool {
+		failed := (f.outcome == "transient" || f.outcome == "unsure") && f.ended <= r.ended && !m.recovered(f, r.began)
+		return f.load == r.load && f.write == nil && f.of(e.modelCredential) && (!slow && failed || slow && r.ended-f.began >= maxReaderWait && f.ended >= r.ended)
+	})):
+		m.violation("stale-without-reason", "%s", r)
+	}
+	m.seen[fmt.Sprintf("served from an earlier load %t, with a warning %t, for slowness %t", e.load < r.load, r.warning != "", slow)]++
+	c, certain := r.only()
+	due := float64(age) >= 0.9*float64(min(most, modelLastServed(e.expires-e.ended)))
+	m.never(certain && least > 0 && (due || r.warning != "") && m.atHand(c, r.load, r.began, r.ended) == e && !slices.ContainsFunc(m.exchanges, func(o *modelExchange) bool {
+		return o.of(c) && o.write == nil && o.load == r.load && o.overlaps(r.began, r.ended) || m.explains(o, c, r)
+	}), "not-tried-again", "%s, of %s", r, e)
 }
 
-// shows reports whether a schedule breaks the contract in this way. The order of goroutines differs from play to play,
-// so one play says little.
-func shows(t *testing.T, seed uint64, ops []modelOp, class string) (violation string) {
-	t.Helper()
-	for range 4 {
-		violations, _ := play(t, seed, ops)
-		for _, v := range violations {
-			if classOf(v) == class {
-				return v
-			}
+// checkWait asks whether a read took too long.
+func (m *model) checkWait(r *modelRun, c modelCredential, k *modelExchange, least time.Duration) {
+	if storage := r.began + time.Second + modelSlack; r.ended > storage && !slices.ContainsFunc(m.exchanges, func(e *modelExchange) bool {
+		return e.write == nil && e.of(c) && e.overlaps(r.began, storage)
+	}) {
+		m.violation("waited-for-storage", "%s", r)
+	}
+	bound := maxReaderWait
+	for _, e := range m.exchanges {
+		if k != nil && e.write == nil && e.load == r.load && e.modelCredential == c && !e.unshared && e.began > k.began && e.began < r.began && r.began < e.ended {
+			bound = min(bound, max(0, e.began+maxReaderWait-r.began))
 		}
 	}
-	return ""
+	if k != nil && (k.fresh(r.ended, least) || m.failing(c, r)) {
+		bound = 0
+	}
+	if k == nil { // it may have come while the reader waited
+		k = m.atHand(c, r.load, max(r.began, r.ended-maxReaderWait-modelSlack), r.ended)
+	}
+	m.never(k != nil && least > 0 && r.took() > bound+modelSlack, "waited-with-usable-JWT", "%s, more than %s, though that of %s is there", r, bound, k)
 }
 
-// shrink removes from a schedule what is not needed to break the contract in this way.
-func shrink(t *testing.T, seed uint64, ops []modelOp, class string, until time.Time) []modelOp {
-	t.Helper()
-	tries := func(candidate []modelOp) bool {
-		return time.Now().Before(until) && shows(t, seed, candidate, class) != ""
-	}
-	for size := len(ops) / 2; size >= 1; {
-		removed := false
-		for at := 0; at+size <= len(ops); {
-			if candidate := slices.Concat(ops[:at], ops[at+size:]); tries(candidate) {
-				ops, removed = candidate, true
-			} else {
-				at += size
-			}
-		}
-		if !removed || size > 1 {
-			size /= 2
+// failing reports whether the last exchange before a read certainly failed transiently.
+func (m *model) failing(c modelCredential, r *modelRun) bool {
+	var last *modelExchange
+	for _, e := range m.exchanges {
+		if e.load == r.load && e.of(c) && e.ended < r.began && e.outcome != "canceled" && (last == nil || e.ended > last.ended) {
+			last = e
 		}
 	}
-	for i := range ops { // rounder gaps
-		for _, gap := range []time.Duration{0, time.Second} {
-			candidate := slices.Clone(ops)
-			candidate[i].gap = gap
-			if gap < ops[i].gap && tries(candidate) {
-				ops = candidate
-				break
-			}
-		}
+	return last != nil && last.outcome == "transient" && last.modelCredential == c && r.began-last.ended < 20*time.Hour && m.stable(c, r.ended) &&
+		!slices.ContainsFunc(m.exchanges, func(e *modelExchange) bool {
+			return e.write != nil && e.of(c) && e.cached() >= last.began && e.began <= r.ended
+		})
+}
+
+// checkExchange asks whether an exchange for readers should have been made, and ended like this.
+func (m *model) checkExchange(e *modelExchange, end time.Duration) {
+	m.seen["exchanges "+e.outcome]++
+	m.never(e.ended > end || e.outcome == "canceled" && e.ended < end && !m.givenUp(e), "exchange-canceled", "%s, and the mount ended at %s", e, end)
+	m.never(!slices.ContainsFunc(m.reads, func(r *modelRun) bool {
+		return r.load == e.load && r.overlaps(e.began, e.began) && slices.ContainsFunc(r.views, func(v modelView) bool {
+			k := m.atHand(v.modelCredential, r.load, r.began, e.began)
+			return v.usable && e.with(v.modelCredential) && (k == nil || v.reuse == 0 || float64(e.began-k.ended) >= 0.75*float64(min(v.reuse, modelLastServed(k.validity()))))
+		})
+	}), "needless-exchange", "%s", e)
+	for _, try := range e.tries[1:] {
+		m.never(!slices.ContainsFunc(m.reads, func(r *modelRun) bool {
+			return r.load == e.load && r.overlaps(try.began, try.began) && slices.ContainsFunc(r.views, func(v modelView) bool {
+				return v.usable && e.of(v.modelCredential) && (v.reuse == 0 || m.atHand(v.modelCredential, r.load, r.began, try.began) == nil)
+			})
+		}), "retry-for-nobody", "%s", e)
 	}
-	return ops
-}
-
-// modelSeen counts what a schedule has exercised.
-type modelSeen struct {
-	reads, served, stale, slow, refused, restarted, exchanges, background int
-}
-
-func (s *modelSeen) add(other modelSeen) {
-	s.reads += other.reads
-	s.served += other.served
-	s.stale += other.stale
-	s.slow += other.slow
-	s.refused += other.refused
-	s.restarted += other.restarted
-	s.exchanges += other.exchanges
-	s.background += other.background
-}
-
-func numberFrom(t *testing.T, variable string, fallback uint64) uint64 {
-	t.Helper()
-	text := os.Getenv(variable)
-	if text == "" {
-		return fallback
-	}
-	number, err := strconv.ParseUint(text, 10, 64)
-	require.NoError(t, err, variable)
-	return number
-}
-
-func TestNoScheduleBreaksTheContract(t *testing.T) {
-	t.Parallel()
-	seeds, from := numberFrom(t, "MODEL_SEEDS", 200), numberFrom(t, "MODEL_FROM", 0)
-	require.Positive(t, seeds, "MODEL_SEEDS")
-	var all modelSeen
-	for seed := from; seed < from+seeds; seed++ {
-		violations, seen := play(t, seed, schedule(seed))
-		all.add(seen)
-		if done := seed + 1 - from; done%1000 == 0 && done < seeds {
-			t.Logf("%d of %d schedules", done, seeds)
-		}
-		if len(violations) == 0 {
+	atOnce := 1
+	for _, f := range m.exchanges {
+		if f == e || f.write != nil || f.load != e.load || e.id == "" || f.modelCredential != e.modelCredential || !m.stable(e.modelCredential, e.began) {
 			continue
 		}
-		class := classOf(violations[0])
-		ops := shrink(t, seed, schedule(seed), class, time.Now().Add(time.Minute))
-		var steps strings.Builder
-		for _, op := range ops {
-			fmt.Fprintln(&steps, "   ", op)
+		if !f.unshared && !e.unshared && f.began < e.began && e.began < f.ended {
+			if atOnce++; atOnce > 2 || !m.dropped(f, e.began) {
+				m.violation("too-many-at-once", "%s and %s", f, e)
+			}
 		}
-		last := shows(t, seed, ops, class)
-		if last == "" {
-			last = violations[0] + " (in the whole schedule)"
-		}
-		t.Fatalf("schedule %d breaks the contract:\n%s=> %s\nagain: make model SEEDS=1 FROM=%d", seed, steps.String(), last, seed)
+		m.never(f.failed() && f.ended < e.began && e.began < f.ended+f.minWait && !m.changed(f.path, f.ended, e.began) && !m.recovered(f, e.began),
+			"too-soon", "%s began %s after %s, and the wait is %s at least", e, e.began-f.ended, f, f.minWait)
 	}
-	t.Logf("%d schedules: %+v", seeds, all)
-	if seeds >= 100 {
-		for what, count := range map[string]int{
-			"stale JWTs": all.stale, "waits that were cut short": all.slow, "refusals": all.refused,
-			"JWTs from before a restart": all.restarted, "refreshes ahead": all.background,
-		} {
-			require.Positive(t, count, "these schedules show no %s: the model checks nothing there", what)
+}
+
+// checkWrites finds writes that changed what they did not name, and what must not be stored.
+func (m *model) checkWrites() {
+	for key, versions := range m.held {
+		for i, v := range versions {
+			if i == 0 || v.entry == nil || strings.HasPrefix(key, tokenStoragePrefix) {
+				continue
+			}
+			found, before, by := viewOf(key, m.heldAt(configStorageKey, v.from), v.entry), versions[i-1].entry, v.by
+			if key == configStorageKey {
+				found = viewOf(key, v.entry, nil)
+			}
+			_, newKey := by.data["api_key"]
+			_, newOrganization := by.data["organization_id"]
+			old, entry := cmp.Or(before, v.entry), v.entry
+			for field, changed := range map[string]bool{
+				"api_key": !newOrganization && !reflect.DeepEqual(old.Credential, entry.Credential), "console_url": old.ConsoleURL != entry.ConsoleURL,
+				"ca_cert": old.CACert != entry.CACert, "ttl": !reflect.DeepEqual(old.TTL, entry.TTL), "reuse_period": !reflect.DeepEqual(old.ReusePeriod, entry.ReusePeriod),
+			} {
+				_, named := by.data[field]
+				m.never(changed && !named, "lost-update", "%s has changed %s", by, field)
+			}
+			switch {
+			case newKey && m.written[v.entry.Credential.ID].from < v.from:
+				m.violation("old-id", "%s: the credential has an ID from before", by)
+			case newKey && by.verify && !slices.ContainsFunc(m.exchanges, func(e *modelExchange) bool {
+				return e.write == by && (e.outcome == "ok" || e.outcome == "unsure") && e.with(found.modelCredential)
+			}):
+				m.violation("not-verified", "%s", by)
+			case key == configStorageKey && found.key != "" && !found.usable:
+				m.violation("unbound", "%s: the key may not go to %s", by, found.url)
+			case before == nil && i > 1 && versions[i-2].entry != nil && versions[i-2].from < by.began-modelSlack && versions[i-1].from > by.began+modelSlack:
+				m.violation("deleted-came-back", "%s, after %s", by, versions[i-1].by)
+			}
 		}
 	}
+}
+
+// checkStored asks whether storage may have held the JWTs that it held.
+func (m *model) checkStored() {
+	for stored, versions := range m.held {
+		path, isToken := strings.CutPrefix(stored, tokenStoragePrefix)
+		for _, v := range versions {
+			if v.entry == nil || !isToken {
+				continue
+			}
+			e, key := m.issued[v.entry.Token.Bearer.Reveal()], v.entry.Key
+			if e == nil || e.path != path || !e.with(modelCredential{path: key.Path, key: e.key, organization: key.OrganizationID, url: key.ConsoleURL}) || !e.ids[key.CredentialID] {
+				m.violation("stored-under-wrong-key", "%+v, of %s", key, e)
+			} else if e.uncached {
+				m.violation("stored-without-reuse", "%s", e)
+			}
+			for _, f := range m.runs {
+				m.never(f.kind == "forget" && f.err == "" && !f.lost && credentialPath(f.path) == path && v.from <= f.ended && f.ended < v.until && e.began < f.began && !m.changed(path, f.began, f.ended),
+					"stored-though-forgotten", "%s", f)
+			}
+		}
+	}
+}
+
+// checkLeft looks at storage after a sweep, while nothing is under way.
+func (m *model) checkLeft() {
+	now := m.now()
+	for _, path := range []string{configStorageKey, "roles/r0", "roles/r1"} {
+		v, stored := viewOf(path, m.heldAt(configStorageKey, now), m.heldAt(path, now)), m.heldAt(tokenStoragePrefix+path, now)
+		m.never(stored != nil && (modelCredential{stored.Key.Path, stored.Key.CredentialID, v.key, stored.Key.OrganizationID, stored.Key.ConsoleURL}) != v.modelCredential,
+			"stored-without-owner", "%s: %+v", path, stored)
+		if k := m.atHand(v.modelCredential, len(m.loads)-1, now, now); v.path == path && k != nil && (stored == nil || m.issued[stored.Token.Bearer.Reveal()] != k) {
+			m.violation("not-stored", "%s: the JWT of %s", path, k)
+		}
+	}
+}
+
+// checkCounters compares what the last load of the mount counted, and shows, with what was seen.
+func (m *model) checkCounters() {
+	load, exchanges := len(m.loads)-1, int64(0)
+	if slices.ContainsFunc(m.runs, func(r *modelRun) bool { return r.load == load && strings.HasSuffix(r.kind, "delete") }) {
+		return // counters go with their role
+	}
+	metrics, _ := m.mount.request(context.Background(), logical.ReadOperation, "metrics")
+	for _, path := range modelPaths {
+		var reads, stale int64
+		for _, r := range m.reads {
+			if !modelUncounted.MatchString(r.err) && r.load == load && r.path == path {
+				reads++
+				stale += map[bool]int64{true: 1}[r.warning != ""]
+			}
+		}
+		status, err := m.mount.request(context.Background(), logical.ReadOperation, strings.Replace(path, "token", "status", 1))
+		if err != nil || status.IsError() {
+			return
+		}
+		exchanges += status.Data["exchanges"].(int64)
+		line := fmt.Sprintf("snowplow_token_reads_total{path=%q} %d\n", path, reads)
+		m.never(status.Data["reads"] != reads || status.Data["stale"] != stale || reads > 0 && !strings.Contains(metrics.Data[logical.HTTPRawBody].(string), line),
+			"counters", "%s: %d reads and %d stale, seen were %d and %d; metrics should say %s", path, status.Data["reads"], status.Data["stale"], reads, stale, line)
+	}
+	for _, e := range m.exchanges {
+		if e.load == load && e.write == nil {
+			exchanges--
+		}
+	}
+	m.never(exchanges != 0, "counters", "%d more exchanges counted than seen", exchanges)
 }

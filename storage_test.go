@@ -14,6 +14,7 @@ import (
 
 	"github.com/snowplow-vault/vault-plugin-secrets-snowplow/internal/consoletest"
 	"github.com/snowplow-vault/vault-plugin-secrets-snowplow/internal/redact"
+	"github.com/snowplow-vault/vault-plugin-secrets-snowplow/internal/tokencache"
 )
 
 func TestEntriesThatCannotBeUsedAreNamed(t *testing.T) {
@@ -283,7 +284,7 @@ func TestADamagedEntryDoesNotKeepTheOthersFromBeingSwept(t *testing.T) {
 		m, _ := warmMount(t, nil)
 		require.NoError(t, m.storage.Put(t.Context(), &logical.StorageEntry{Key: "roles/a", Value: []byte("{")}))
 		for _, name := range []string{"a", "gone"} {
-			require.NoError(t, store(t.Context(), m.storage, "tokens/roles/"+name, tokenEntry{}))
+			require.NoError(t, store(t.Context(), m.storage, "tokens/roles/"+name, tokencache.Entry{}))
 		}
 		m.sweep()
 		assert.Equal(t, []string{"tokens/config", "tokens/roles/a"}, m.storedTokens())

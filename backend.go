@@ -73,7 +73,7 @@ func newBackend() *backend {
 	b.lifetime, b.end = context.WithCancel(context.Background())
 	b.current.Store(b.newSettings())
 	b.Backend = &framework.Backend{
-		Help:           strings.TrimSpace(backendHelp),
+		Help:           backendHelp,
 		BackendType:    logical.TypeLogical,
 		RunningVersion: Version,
 		PathsSpecial: &logical.Paths{
@@ -82,20 +82,18 @@ func newBackend() *backend {
 			// Each cluster has JWTs of its own, and writes them without asking the primary.
 			LocalStorage: []string{tokenStoragePrefix},
 		},
-		Paths: []*framework.Path{
-			b.pathConfig(),
-			b.pathRoles(),
-			b.pathRole(),
-			b.pathToken(),
-			b.pathRoleToken(),
-			b.pathStatus(),
-			b.pathRoleStatus(),
-			b.pathMetrics(),
-		},
-		Secrets:      []*framework.Secret{b.secretToken()},
+		Paths: framework.PathAppend(
+			[]*framework.Path{b.pathConfig(), b.pathRoles(), b.pathRole(), b.pathMetrics()},
+			b.tokenPaths(),
+			b.statusPaths(),
+		),
+		Secrets:      []*framework.Secret{tokenSecret},
 		PeriodicFunc: b.periodic,
 		Invalidate:   b.invalidate,
 		Clean:        b.clean,
+	}
+	for _, path := range b.Paths {
+		path.DisplayAttrs = &framework.DisplayAttributes{OperationPrefix: operationPrefix}
 	}
 	return b
 }

@@ -277,9 +277,9 @@ func withRoleName(prefix, field string) string {
 	return prefix + "(?P<" + field + ">" + roleNamePattern + ")"
 }
 
-// roleOf returns the role that a path names, empty on a path without one. There, a role in the parameters is refused:
-// the answer would be config's without a word.
-func roleOf(req *logical.Request, data *framework.FieldData) (string, error) {
+// readRoleName returns the role that a path below token or status names, empty on token and status themselves. There, a
+// role in the parameters is refused: the answer would be config's without a word.
+func readRoleName(req *logical.Request, data *framework.FieldData) (string, error) {
 	if _, named := data.Schema["role"]; named {
 		return data.Get("role").(string), nil
 	}

@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"maps"
-	"strings"
 	"time"
 
 	"github.com/hashicorp/vault/sdk/framework"
@@ -33,7 +32,6 @@ func (b *backend) pathConfig() *framework.Path {
 		Pattern:        configStorageKey,
 		Fields:         configFields(),
 		ExistenceCheck: b.configExists,
-		DisplayAttrs:   &framework.DisplayAttributes{OperationPrefix: operationPrefix},
 		Operations: map[logical.Operation]framework.OperationHandler{
 			logical.CreateOperation: write,
 			logical.UpdateOperation: write,
@@ -57,7 +55,7 @@ func (b *backend) pathConfig() *framework.Path {
 			}),
 		},
 		HelpSynopsis:    "The connection to Snowplow, and the default credential.",
-		HelpDescription: strings.TrimSpace(configHelp),
+		HelpDescription: configHelp,
 	}
 }
 

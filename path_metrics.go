@@ -5,7 +5,6 @@ import (
 	"context"
 	"fmt"
 	"net/http"
-	"strings"
 
 	"github.com/hashicorp/vault/sdk/framework"
 	"github.com/hashicorp/vault/sdk/logical"
@@ -17,8 +16,7 @@ import (
 
 func (b *backend) pathMetrics() *framework.Path {
 	return &framework.Path{
-		Pattern:      "metrics",
-		DisplayAttrs: &framework.DisplayAttributes{OperationPrefix: operationPrefix},
+		Pattern: "metrics",
 		Operations: map[logical.Operation]framework.OperationHandler{
 			logical.ReadOperation: &framework.PathOperation{
 				Callback: b.readMetrics,
@@ -32,7 +30,7 @@ func (b *backend) pathMetrics() *framework.Path {
 			},
 		},
 		HelpSynopsis:    "The counters of every path, for Prometheus.",
-		HelpDescription: strings.TrimSpace(metricsHelp),
+		HelpDescription: metricsHelp,
 	}
 }
 

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"maps"
-	"strings"
 	"time"
 
 	"github.com/hashicorp/vault/sdk/framework"
@@ -15,8 +14,7 @@ import (
 
 func (b *backend) pathRoles() *framework.Path {
 	return &framework.Path{
-		Pattern:      "roles/?$",
-		DisplayAttrs: &framework.DisplayAttributes{OperationPrefix: operationPrefix},
+		Pattern: "roles/?$",
 		Operations: map[logical.Operation]framework.OperationHandler{
 			logical.ListOperation: &framework.PathOperation{
 				Callback: b.listRoles,
@@ -28,7 +26,7 @@ func (b *backend) pathRoles() *framework.Path {
 			},
 		},
 		HelpSynopsis:    "The names of all roles.",
-		HelpDescription: strings.TrimSpace(rolesHelp),
+		HelpDescription: rolesHelp,
 	}
 }
 
@@ -47,7 +45,6 @@ func (b *backend) pathRole() *framework.Path {
 		Pattern:        withRoleName("roles/", "name"),
 		Fields:         fields,
 		ExistenceCheck: b.roleExists,
-		DisplayAttrs:   &framework.DisplayAttributes{OperationPrefix: operationPrefix},
 		Operations: map[logical.Operation]framework.OperationHandler{
 			logical.CreateOperation: write("write", "Write a role."),
 			logical.UpdateOperation: write("write", "Write a role; fields that are left out keep their value."),
@@ -66,7 +63,7 @@ func (b *backend) pathRole() *framework.Path {
 			}),
 		},
 		HelpSynopsis:    "A credential, or lease times, for one team.",
-		HelpDescription: strings.TrimSpace(roleHelp),
+		HelpDescription: roleHelp,
 	}
 }
 

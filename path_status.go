@@ -2,31 +2,24 @@ package snowplow
 
 import (
 	"context"
-	"strings"
 
 	"github.com/hashicorp/vault/sdk/framework"
 	"github.com/hashicorp/vault/sdk/logical"
 )
 
-func (b *backend) pathStatus() *framework.Path {
-	return &framework.Path{
+func (b *backend) statusPaths() []*framework.Path {
+	return []*framework.Path{{
 		Pattern:         "status",
-		DisplayAttrs:    &framework.DisplayAttributes{OperationPrefix: operationPrefix},
 		Operations:      b.statusOperations("status"),
 		HelpSynopsis:    "What the engine knows about token, without asking Snowplow.",
-		HelpDescription: strings.TrimSpace(statusHelp),
-	}
-}
-
-func (b *backend) pathRoleStatus() *framework.Path {
-	return &framework.Path{
+		HelpDescription: statusHelp,
+	}, {
 		Pattern:         withRoleName("status/", "role"),
 		Fields:          roleNameField("role"),
-		DisplayAttrs:    &framework.DisplayAttributes{OperationPrefix: operationPrefix},
 		Operations:      b.statusOperations("role-status"),
 		HelpSynopsis:    "What the engine knows about a role's tokens, without asking Snowplow.",
-		HelpDescription: strings.TrimSpace(roleStatusHelp),
-	}
+		HelpDescription: roleStatusHelp,
+	}}
 }
 
 func (b *backend) statusOperations(suffix string) map[logical.Operation]framework.OperationHandler {
@@ -68,11 +61,7 @@ func statusFields() map[string]*framework.FieldSchema {
 }
 
 func (b *backend) readStatus(ctx context.Context, req *logical.Request, data *framework.FieldData) (*logical.Response, error) {
-	name, err := roleOf(req, data)
-	if err != nil {
-		return nil, err
-	}
-	role, err := b.current.Load().role(ctx, req, name)
+	role, err := b.current.Load().roleFor(ctx, req, data)
 	if err != nil {
 		return nil, err
 	}
@@ -83,7 +72,7 @@ func (b *backend) readStatus(ctx context.Context, req *logical.Request, data *fr
 	if err != nil {
 		return nil, err
 	}
-	counted := b.statsOf(name).snapshot()
+	counted := b.statsOf(role.name).snapshot()
 	status := map[string]any{
 		"version":                   Version,
 		"credentials_version":       role.target.credential.Version,

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"net/http"
-	"strings"
 	"time"
 
 	"github.com/hashicorp/vault/sdk/framework"
@@ -14,27 +13,19 @@ import (
 	"github.com/snowplow-vault/vault-plugin-secrets-snowplow/internal/tokencache"
 )
 
-const secretTypeToken = "snowplow_token"
-
-func (b *backend) pathToken() *framework.Path {
-	return &framework.Path{
+func (b *backend) tokenPaths() []*framework.Path {
+	return []*framework.Path{{
 		Pattern:         "token",
-		DisplayAttrs:    &framework.DisplayAttributes{OperationPrefix: operationPrefix},
 		Operations:      b.tokenOperations("token"),
 		HelpSynopsis:    "A leased JWT for Snowplow Console's API.",
-		HelpDescription: strings.TrimSpace(tokenHelp),
-	}
-}
-
-func (b *backend) pathRoleToken() *framework.Path {
-	return &framework.Path{
+		HelpDescription: tokenHelp,
+	}, {
 		Pattern:         withRoleName("token/", "role"),
 		Fields:          roleNameField("role"),
-		DisplayAttrs:    &framework.DisplayAttributes{OperationPrefix: operationPrefix},
 		Operations:      b.tokenOperations("role-token"),
 		HelpSynopsis:    "A leased JWT of a role's credential.",
-		HelpDescription: strings.TrimSpace(roleTokenHelp),
-	}
+		HelpDescription: roleTokenHelp,
+	}}
 }
 
 func (b *backend) tokenOperations(suffix string) map[logical.Operation]framework.OperationHandler {
@@ -74,14 +65,8 @@ var tokenFields = map[string]*framework.FieldSchema{
 	"console_url":     {Type: framework.TypeString, Required: true, Description: "The Console that takes the JWT."},
 }
 
-// secretToken is the lease of a JWT. Without Renew, a lease is not renewable: nothing can make a JWT last longer.
-func (b *backend) secretToken() *framework.Secret {
-	return &framework.Secret{
-		Type:   secretTypeToken,
-		Fields: tokenFields,
-		Revoke: revokeToken,
-	}
-}
+// tokenSecret is the lease of a JWT. Without Renew, it is not renewable: nothing can make a JWT last longer.
+var tokenSecret = &framework.Secret{Type: "snowplow_token", Fields: tokenFields, Revoke: revokeToken}
 
 // revokeToken does nothing and always succeeds: Snowplow has no way to revoke a JWT, and a revocation that fails would
 // block the mount from being disabled. The cached JWT stays, since other readers hold it too.
@@ -90,11 +75,7 @@ func revokeToken(context.Context, *logical.Request, *framework.FieldData) (*logi
 }
 
 func (b *backend) readToken(ctx context.Context, req *logical.Request, data *framework.FieldData) (*logical.Response, error) {
-	name, err := roleOf(req, data)
-	if err != nil {
-		return nil, err
-	}
-	role, err := b.current.Load().role(ctx, req, name)
+	role, err := b.current.Load().roleFor(ctx, req, data)
 	if err != nil {
 		return nil, err
 	}
@@ -107,7 +88,7 @@ func (b *backend) readToken(ctx context.Context, req *logical.Request, data *fra
 	if err != nil {
 		return nil, withReadersRemedy(err, req.MountPoint+role.key.Path, role.target, b.cache.NextAttempt(role.key))
 	}
-	resp, err := b.lease(role, served)
+	resp, err := lease(role, served)
 	if err == nil {
 		counted.answered(served)
 	}
@@ -115,7 +96,7 @@ func (b *backend) readToken(ctx context.Context, req *logical.Request, data *fra
 }
 
 // lease gives a JWT to a reader.
-func (b *backend) lease(role *resolvedRole, served tokencache.Served) (*logical.Response, error) {
+func lease(role *resolvedRole, served tokencache.Served) (*logical.Response, error) {
 	// Rounded down, and never 0: to Vault that means the mount's default, which is longer than any JWT lives.
 	ttl := served.Remaining(time.Now()).Truncate(time.Second)
 	if ttl < console.MinValidity {
@@ -124,7 +105,7 @@ func (b *backend) lease(role *resolvedRole, served tokencache.Served) (*logical.
 	if role.ttl > 0 {
 		ttl = min(ttl, role.ttl)
 	}
-	resp := b.Secret(secretTypeToken).Response(map[string]any{
+	resp := tokenSecret.Response(map[string]any{
 		"access_token":    served.Bearer.Reveal(),
 		"token_type":      "Bearer",
 		"expires_at":      timestamp(served.ExpiresAt),
@@ -140,16 +121,12 @@ func (b *backend) lease(role *resolvedRole, served tokencache.Served) (*logical.
 }
 
 func (b *backend) forgetToken(ctx context.Context, req *logical.Request, data *framework.FieldData) (*logical.Response, error) {
-	name, err := roleOf(req, data)
+	role, err := b.current.Load().roleFor(ctx, req, data)
 	if err != nil {
 		return nil, err
 	}
-	role, err := b.current.Load().role(ctx, req, name)
-	if err != nil {
-		return nil, err
-	}
-	if name != "" && !role.ownCredential() {
-		return nil, invalidf("role %q has no credential of its own: its tokens are those of config's key, which 'vault delete %stoken' forgets", name, req.MountPoint)
+	if role.name != "" && !role.ownCredential() {
+		return nil, invalidf("role %q has no credential of its own: its tokens are those of config's key, which 'vault delete %stoken' forgets", role.name, req.MountPoint)
 	}
 	if err := b.cache.Forget(ctx, role.key); err != nil {
 		return nil, fmt.Errorf("the JWT is gone from memory, but its stored copy could not be deleted and a restart may bring it back: %w; repeat the delete when storage works", err)

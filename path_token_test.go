@@ -277,7 +277,7 @@ func TestAJWTThatExpiresOnItsWayToTheReaderGetsNoLease(t *testing.T) {
 	role, err := m.backend.current.Load().role(t.Context(), &logical.Request{Storage: m.storage}, "")
 	require.NoError(t, err)
 	status, message := refusal(t, nil, func() error {
-		_, err := m.backend.lease(role, tokencache.Served{Token: console.Token{Bearer: redact.NewSecret("jwt"), ObtainedAt: time.Now(), Validity: 900 * time.Millisecond}})
+		_, err := lease(role, tokencache.Served{Token: console.Token{Bearer: redact.NewSecret("jwt"), ObtainedAt: time.Now(), Validity: 900 * time.Millisecond}})
 		return err
 	}())
 	assert.Equal(t, http.StatusBadGateway, status, "to Vault, a lease of 0 seconds is one of the mount's default length")

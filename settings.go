@@ -9,6 +9,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/hashicorp/vault/sdk/framework"
 	"github.com/hashicorp/vault/sdk/logical"
 	"golang.org/x/sync/semaphore"
 
@@ -111,6 +112,15 @@ func (s *settings) connection(ctx context.Context, storage logical.Storage) (*co
 		c.client.Close()
 	}
 	return c, err
+}
+
+// roleFor returns what a request to token or status needs.
+func (s *settings) roleFor(ctx context.Context, req *logical.Request, data *framework.FieldData) (*resolvedRole, error) {
+	name, err := readRoleName(req, data)
+	if err != nil {
+		return nil, err
+	}
+	return s.role(ctx, req, name)
 }
 
 // role returns what reads of a role need, or reads without one if name is empty; from memory except for the first time.

@@ -1,6 +1,8 @@
 package snowplow
 
 import (
+	"cmp"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"maps"
@@ -31,32 +33,37 @@ func invalidf(format string, args ...any) error {
 // errConfigNotWritten is answered with the command that writes config.
 var errConfigNotWritten = errors.New("the engine is not configured")
 
-// input is the fields of a write. In a patch, null resets a field to its default (RFC 7396); in any other write, it is
-// the same as leaving the field out.
+// input is the fields of a write. Null and an empty value reset a field to its default. What gets a field notes the
+// first mistake in err.
 type input struct {
 	data  *framework.FieldData
-	patch bool
+	write console.Write // marks the credential, if that is changed
+	err   error
 }
 
 // readInput reads the fields of a request, and refuses those that the path does not have: Vault would drop a misspelt
 // field, and the setting with it.
-func readInput(req *logical.Request, data *framework.FieldData) (input, error) {
+func readInput(req *logical.Request, data *framework.FieldData) (*input, error) {
 	var unknown []string
-	for name := range data.Raw {
-		if _, known := data.Schema[name]; !known {
+	for _, name := range slices.Sorted(maps.Keys(data.Raw)) {
+		if data.Schema[name] == nil {
 			unknown = append(unknown, redact.Printable(name, 64))
 		}
 	}
 	if len(unknown) > 0 {
-		slices.Sort(unknown)
-		var known []string
-		for name := range data.Schema {
-			known = append(known, name)
-		}
-		slices.Sort(known)
-		return input{}, invalidf("unknown field %s: the fields are %s", strings.Join(unknown, ", "), strings.Join(known, ", "))
+		known := slices.Sorted(maps.Keys(data.Schema))
+		return nil, invalidf("unknown field %s: the fields are %s", strings.Join(unknown, ", "), strings.Join(known, ", "))
 	}
-	return input{data: data, patch: req.Operation == logical.PatchOperation}, nil
+	if req.Operation != logical.PatchOperation { // only there, null is more than a field that is left out (RFC 7396)
+		maps.DeleteFunc(data.Raw, func(_ string, value any) bool { return value == nil })
+	}
+	return &input{data: data, write: console.Write{ID: rand.Text(), At: time.Now()}}, nil
+}
+
+func (in *input) note(err error) {
+	if in.err == nil {
+		in.err = err
+	}
 }
 
 // checkTypes refuses fields whose value is not of their type, before the framework does: its error would repeat the
@@ -90,88 +97,79 @@ func notADuration(field string) error {
 	return invalidf("%s must be a duration of 0 or more whole seconds, like 90, 30s or 1h", field)
 }
 
-// given reports whether the request has the field, and whether it resets it to its default: an empty value does in any
-// write.
-func (in input) given(name string) (given, cleared bool) {
-	raw, present := in.data.Raw[name]
-	if present && raw == nil {
-		return in.patch, in.patch
+// credential returns a string field as console.Getter does, without the line breaks at its end: editors end files with
+// one, and no value but PEM does.
+func (in *input) credential(name string) (value *string, given bool) {
+	raw, given := in.data.Raw[name]
+	if raw == nil {
+		return nil, given
 	}
-	return present, raw == ""
-}
-
-// text returns a string field; a reset one is empty.
-func (in input) text(name string) (value string, given bool) {
-	given, cleared := in.given(name)
-	if !given || cleared {
-		return "", given
+	line := in.data.Get(name).(string)
+	if name != "ca_cert" { // which is read back as written: Terraform compares the two
+		line = strings.TrimRight(line, "\r\n")
 	}
-	return in.line(name), true
-}
-
-// line returns a string field without the line breaks at its end: editors end files with one, and no value but PEM does.
-func (in input) line(name string) string {
-	value := in.data.Get(name).(string)
-	if name == "ca_cert" { // read back as written: Terraform compares the two
-		return value
-	}
-	return strings.TrimRight(value, "\r\n")
-}
-
-// credential returns a field of a credential as console.Getter does.
-func (in input) credential(name string) (value *string, given bool) {
-	raw, present := in.data.Raw[name]
-	if !present || raw == nil {
-		return nil, present && in.patch
-	}
-	line := in.line(name)
 	return &line, true
 }
 
+// text returns a string field; a reset one is empty.
+func (in *input) text(name string) (value string, given bool) {
+	line, given := in.credential(name)
+	if line != nil {
+		value = *line
+	}
+	return value, given
+}
+
 // flag returns a bool field, or its default if it is left out or reset.
-func (in input) flag(name string) bool {
-	if given, cleared := in.given(name); !given || cleared {
+func (in *input) flag(name string) bool {
+	if raw := in.data.Raw[name]; raw == nil || raw == "" {
 		return in.data.Schema[name].Default.(bool)
 	}
 	return in.data.Get(name).(bool)
 }
 
 // url returns a URL field: the stored value if it is left out, and fallback if it is reset.
-func (in input) url(name, stored, fallback string) (string, error) {
+func (in *input) url(name, stored, fallback string) string {
 	raw, given := in.text(name)
 	switch {
 	case !given:
-		return stored, nil
+		return stored
 	case raw == "":
-		return fallback, nil
-	default:
-		return console.ParseURL(name, raw)
+		return fallback
 	}
+	parsed, err := console.ParseURL(name, raw)
+	in.note(err)
+	return parsed
 }
 
-// duration returns a field in whole seconds, nil if it is reset. The framework would round a fraction down, and 0 does
-// not mean "very short" to any field here.
-func (in input) duration(name string) (value *time.Duration, given bool, err error) {
-	given, cleared := in.given(name)
-	if !given || cleared {
-		return nil, given, nil
+// duration returns a field in whole seconds: the stored value if it is left out, and nil if it is reset. The framework
+// would round a fraction down, and 0 does not mean "very short" to any field here.
+func (in *input) duration(name string, stored *time.Duration) *time.Duration {
+	raw, given := in.data.Raw[name]
+	switch {
+	case !given:
+		return stored
+	case raw == nil, raw == "":
+		return nil
 	}
-	raw := in.data.Raw[name]
-	if number, isFloat := raw.(float64); isFloat && number != math.Trunc(number) { // parseutil would cut the fraction
-		return nil, true, notADuration(name)
-	}
+	number, _ := raw.(float64) // parseutil would cut its fraction
 	parsed, err := parseutil.ParseDurationSecond(raw)
-	if err != nil || parsed < 0 || parsed%time.Second != 0 {
-		return nil, true, notADuration(name)
+	if err != nil || parsed < 0 || parsed%time.Second != 0 || number != math.Trunc(number) {
+		in.note(notADuration(name))
 	}
-	return &parsed, true, nil
+	return &parsed
+}
+
+// durationOr is duration for a field that has a default.
+func (in *input) durationOr(name string, stored, fallback time.Duration) time.Duration {
+	return *cmp.Or(in.duration(name, &stored), &fallback)
 }
 
 // mergeCredential writes the fields of a request over cred, binds it to the URLs that it may be sent to, and checks the
 // result; to is nil if config, which has them, is not written. It returns warnings for the operator; its errors are the
 // caller's to correct.
-func mergeCredential(cred *console.Credential, in input, defaultVersion string, to *console.Endpoints, write console.Write) (warnings []string, err error) {
-	dropped, err := cred.Merge(in.credential, defaultVersion, write)
+func mergeCredential(cred *console.Credential, in *input, defaultVersion string, to *console.Endpoints) (warnings []string, err error) {
+	dropped, err := cred.Merge(in.credential, defaultVersion, in.write)
 	if err != nil || cred.Empty() {
 		return cred.Warnings(), err
 	}
@@ -188,55 +186,39 @@ func mergeCredential(cred *console.Credential, in input, defaultVersion string, 
 	return warnings, nil
 }
 
-// credentialSchema returns the fields that config and roles have in common.
-func credentialSchema() map[string]*framework.FieldSchema {
-	fields := map[string]*framework.FieldSchema{
-		"organization_id": {
-			Type:         framework.TypeString,
-			Description:  "Snowplow organization ID, the UUID on Console's Manage organization page.",
-			DisplayAttrs: &framework.DisplayAttributes{Name: "Organization ID"},
-		},
-		"credentials_version": {
-			Type:          framework.TypeString,
-			AllowedValues: []any{console.V3, console.V2, console.V1},
-			Description:   "The exchange to use: v3; v2 (deprecated) takes api_key only, v1 (legacy) a bot user.",
-			DisplayAttrs:  &framework.DisplayAttributes{Name: "Credentials version"},
-		},
-		"verify_connection": {
-			Type:         framework.TypeBool,
-			Default:      true,
-			Description:  "Make one exchange with new values before storing them; if it fails, nothing is stored.",
-			DisplayAttrs: &framework.DisplayAttributes{Name: "Verify connection"},
-		},
+// field returns the schema of a field. User interfaces show its label.
+func field(kind framework.FieldType, label, description string) *framework.FieldSchema {
+	return &framework.FieldSchema{
+		Type:         kind,
+		Description:  description,
+		DisplayAttrs: &framework.DisplayAttributes{Name: label},
 	}
-	for _, field := range console.Fields {
-		group := ""
-		if field.Legacy() {
-			group = "Legacy"
-		}
-		fields[field.Name] = &framework.FieldSchema{
-			Type:         framework.TypeString,
-			Description:  field.Help,
-			DisplayAttrs: &framework.DisplayAttributes{Name: field.Label, Sensitive: field.Secret, Group: group},
+}
+
+// roleFields returns the fields that roles have, and config as well.
+func roleFields() map[string]*framework.FieldSchema {
+	fields := map[string]*framework.FieldSchema{
+		"organization_id": field(framework.TypeString, "Organization ID",
+			"Snowplow organization ID, the UUID on Console's Manage organization page."),
+		"credentials_version": field(framework.TypeString, "Credentials version",
+			"The exchange to use: v3; v2 (deprecated) takes api_key only, v1 (legacy) a bot user."),
+		"verify_connection": field(framework.TypeBool, "Verify connection",
+			"Make one exchange with new values before storing them; if it fails, nothing is stored."),
+		"ttl": field(framework.TypeDurationSecond, "Lease TTL",
+			"Upper bound of a lease; 0: the JWT's remaining validity."),
+		"reuse_period": field(framework.TypeDurationSecond, "Reuse period",
+			"How long after its exchange a JWT is served to further readers; 0: every read makes its own exchange."),
+	}
+	fields["credentials_version"].AllowedValues = []any{console.V3, console.V2, console.V1}
+	fields["verify_connection"].Default = true
+	for _, part := range console.Fields {
+		fields[part.Name] = field(framework.TypeString, part.Label, part.Help)
+		fields[part.Name].DisplayAttrs.Sensitive = part.Secret
+		if part.Legacy() {
+			fields[part.Name].DisplayAttrs.Group = "Legacy"
 		}
 	}
 	return fields
-}
-
-// leaseFields returns the fields in which config and roles say how JWTs are served.
-func leaseFields() map[string]*framework.FieldSchema {
-	return map[string]*framework.FieldSchema{
-		"ttl": {
-			Type:         framework.TypeDurationSecond,
-			Description:  "Upper bound of a lease; 0: the JWT's remaining validity.",
-			DisplayAttrs: &framework.DisplayAttributes{Name: "Lease TTL"},
-		},
-		"reuse_period": {
-			Type:         framework.TypeDurationSecond,
-			Description:  "How long after its exchange a JWT is served to further readers; 0: every read makes its own exchange.",
-			DisplayAttrs: &framework.DisplayAttributes{Name: "Reuse period"},
-		},
-	}
 }
 
 // credentialSourceField is the schema of whose credential a role uses.
@@ -258,13 +240,10 @@ func writtenAtField() *framework.FieldSchema {
 }
 
 // roleNameField returns the schema of a role's name in a path.
-func roleNameField(field string) map[string]*framework.FieldSchema {
-	return map[string]*framework.FieldSchema{field: {
-		Type:         framework.TypeString,
-		Required:     true,
-		Description:  "Name of the role.",
-		DisplayAttrs: &framework.DisplayAttributes{Name: "Role"},
-	}}
+func roleNameField(name string) map[string]*framework.FieldSchema {
+	schema := field(framework.TypeString, "Role", "Name of the role.")
+	schema.Required = true
+	return map[string]*framework.FieldSchema{name: schema}
 }
 
 // roleNamePattern is the SDK's for names, but for two dots in a row, which Vault's storage refuses.
@@ -304,15 +283,13 @@ func forwardToPrimary(operation framework.PathOperation) *framework.PathOperatio
 	return &operation
 }
 
-// readableFields returns the schema of an answer: the fields of the path without those that are write-only.
+// readableFields returns the schema of the answer to a read: the fields of the path without those that are write-only.
 func readableFields(fields map[string]*framework.FieldSchema) map[string]*framework.FieldSchema {
 	readable := maps.Clone(fields)
-	for name, field := range fields {
-		if field.DisplayAttrs.Sensitive {
-			delete(readable, name)
-		}
-	}
-	delete(readable, "verify_connection")
+	maps.DeleteFunc(readable, func(name string, field *framework.FieldSchema) bool {
+		return name == "verify_connection" || field.DisplayAttrs.Sensitive
+	})
+	readable["credential_written_at"] = writtenAtField()
 	return readable
 }
 

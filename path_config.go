@@ -1,7 +1,6 @@
 package snowplow
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"maps"
@@ -23,7 +22,7 @@ const (
 
 func (b *backend) pathConfig() *framework.Path {
 	write := forwardToPrimary(framework.PathOperation{
-		Callback:     b.writeConfig,
+		Callback:     b.write,
 		Summary:      "Write the connection to Snowplow and the default credential; fields that are left out keep their value.",
 		Responses:    writeResponses,
 		DisplayAttrs: &framework.DisplayAttributes{OperationVerb: "configure"},
@@ -31,12 +30,12 @@ func (b *backend) pathConfig() *framework.Path {
 	return &framework.Path{
 		Pattern:        configStorageKey,
 		Fields:         configFields(),
-		ExistenceCheck: b.configExists,
+		ExistenceCheck: b.exists,
 		Operations: map[logical.Operation]framework.OperationHandler{
 			logical.CreateOperation: write,
 			logical.UpdateOperation: write,
 			logical.PatchOperation: forwardToPrimary(framework.PathOperation{
-				Callback:     b.writeConfig,
+				Callback:     b.write,
 				Summary:      "Change some fields of config; null resets a field to its default.",
 				Responses:    writeResponses,
 				DisplayAttrs: &framework.DisplayAttributes{OperationVerb: "patch", OperationSuffix: "configuration"},
@@ -44,11 +43,11 @@ func (b *backend) pathConfig() *framework.Path {
 			logical.ReadOperation: &framework.PathOperation{
 				Callback:     b.readConfig,
 				Summary:      "Read the configuration, without its secrets.",
-				Responses:    okResponse("The configuration, without its secrets.", readableConfigFields()),
+				Responses:    okResponse("The configuration, without its secrets.", readableFields(configFields())),
 				DisplayAttrs: &framework.DisplayAttributes{OperationVerb: "read", OperationSuffix: "configuration"},
 			},
 			logical.DeleteOperation: forwardToPrimary(framework.PathOperation{
-				Callback:     b.deleteConfig,
+				Callback:     b.delete,
 				Summary:      "Delete the configuration; leases stay revocable.",
 				Responses:    noContent("The configuration is deleted."),
 				DisplayAttrs: &framework.DisplayAttributes{OperationVerb: "delete", OperationSuffix: "configuration"},
@@ -60,52 +59,25 @@ func (b *backend) pathConfig() *framework.Path {
 }
 
 func configFields() map[string]*framework.FieldSchema {
-	fields := leaseFields()
-	maps.Copy(fields, credentialSchema())
+	fields := roleFields()
+	maps.Copy(fields, map[string]*framework.FieldSchema{
+		"console_url": field(framework.TypeString, "Console URL",
+			"URL of Snowplow Console. https only; http only to a loopback address. No query, fragment or user part. Changing its host needs the API key in the same write."),
+		"auth_url": field(framework.TypeString, "Authorization URL",
+			"URL that credentials_version v1 exchanges at. Same rules as console_url."),
+		"ca_cert": field(framework.TypeString, "CA certificate",
+			"CA bundle (PEM) trusted for both URLs, in addition to the system's; 64 KiB at most."),
+		"request_timeout": field(framework.TypeDurationSecond, "Request timeout",
+			"The whole of one exchange, retries included: 1s to 80s."),
+	})
 	fields["organization_id"].Required = true
 	fields["credentials_version"].Default = console.V3
+	fields["console_url"].Default = console.DefaultConsoleURL
+	fields["auth_url"].Default = console.DefaultAuthURL
+	fields["ca_cert"].DisplayAttrs.EditType = "file"
+	fields["request_timeout"].Default = int(defaultRequestTimeout.Seconds())
 	fields["reuse_period"].Default = int(defaultReusePeriod.Seconds())
-	maps.Copy(fields, map[string]*framework.FieldSchema{
-		"console_url": {
-			Type:         framework.TypeString,
-			Default:      console.DefaultConsoleURL,
-			Description:  "URL of Snowplow Console. https only; http only to a loopback address. No query, fragment or user part. Changing its host needs the API key in the same write.",
-			DisplayAttrs: &framework.DisplayAttributes{Name: "Console URL"},
-		},
-		"auth_url": {
-			Type:         framework.TypeString,
-			Default:      console.DefaultAuthURL,
-			Description:  "URL that credentials_version v1 exchanges at. Same rules as console_url.",
-			DisplayAttrs: &framework.DisplayAttributes{Name: "Authorization URL"},
-		},
-		"ca_cert": {
-			Type:         framework.TypeString,
-			Description:  "CA bundle (PEM) trusted for both URLs, in addition to the system's; 64 KiB at most.",
-			DisplayAttrs: &framework.DisplayAttributes{Name: "CA certificate", EditType: "file"},
-		},
-		"request_timeout": {
-			Type:         framework.TypeDurationSecond,
-			Default:      int(defaultRequestTimeout.Seconds()),
-			Description:  "The whole of one exchange, retries included: 1s to 80s.",
-			DisplayAttrs: &framework.DisplayAttributes{Name: "Request timeout"},
-		},
-	})
 	return fields
-}
-
-// readableConfigFields returns the schema of the answer to a read.
-func readableConfigFields() map[string]*framework.FieldSchema {
-	fields := readableFields(configFields())
-	fields["credential_written_at"] = writtenAtField()
-	return fields
-}
-
-func (b *backend) configExists(ctx context.Context, req *logical.Request, _ *framework.FieldData) (bool, error) {
-	return stored(ctx, req.Storage, configStorageKey)
-}
-
-func (b *backend) writeConfig(ctx context.Context, req *logical.Request, data *framework.FieldData) (*logical.Response, error) {
-	return b.write(ctx, req, data, "")
 }
 
 func newConfigEntry() *configEntry {
@@ -116,46 +88,30 @@ func newConfigEntry() *configEntry {
 	}
 }
 
-// apply merges the fields of a request into c and checks the whole. A credential that is changed is marked with
-// write. It returns warnings for the operator; its errors are the caller's to correct.
-func (c *configEntry) apply(in input, write console.Write) (warnings []string, err error) {
+// apply merges the fields of a request into c and checks the whole. It returns warnings for the operator; its errors are
+// the caller's to correct.
+func (c *configEntry) apply(in *input) (warnings []string, err error) {
 	before := *c
-	if c.ConsoleURL, err = in.url("console_url", c.ConsoleURL, console.DefaultConsoleURL); err != nil {
-		return nil, err
-	}
-	if c.AuthURL, err = in.url("auth_url", c.AuthURL, console.DefaultAuthURL); err != nil {
-		return nil, err
-	}
+	c.ConsoleURL = in.url("console_url", c.ConsoleURL, console.DefaultConsoleURL)
+	c.AuthURL = in.url("auth_url", c.AuthURL, console.DefaultAuthURL)
 	if caCert, given := in.text("ca_cert"); given {
-		if caCert != "" {
-			if _, err := console.ParseCACert(caCert); err != nil {
-				return nil, err
-			}
-		}
 		c.CACert = caCert
-	}
-	for _, field := range []struct {
-		name     string
-		value    *time.Duration
-		fallback time.Duration
-	}{
-		{"request_timeout", &c.RequestTimeout, defaultRequestTimeout},
-		{"ttl", &c.TTL, 0},
-		{"reuse_period", &c.ReusePeriod, defaultReusePeriod},
-	} {
-		value, given, err := in.duration(field.name)
-		if err != nil {
-			return nil, err
-		}
-		if given {
-			*field.value = *cmp.Or(value, &field.fallback)
+		if caCert != "" {
+			_, err := console.ParseCACert(caCert)
+			in.note(err)
 		}
 	}
+	c.RequestTimeout = in.durationOr("request_timeout", c.RequestTimeout, defaultRequestTimeout)
+	c.TTL = in.durationOr("ttl", c.TTL, 0)
+	c.ReusePeriod = in.durationOr("reuse_period", c.ReusePeriod, defaultReusePeriod)
 	if c.RequestTimeout < minRequestTimeout || c.RequestTimeout > maxRequestTimeout {
-		return nil, errors.New("request_timeout must be between 1s and 80s")
+		in.note(errors.New("request_timeout must be between 1s and 80s"))
+	}
+	if in.err != nil {
+		return nil, in.err
 	}
 
-	warnings, err = mergeCredential(&c.Credential, in, console.V3, &c.Endpoints, write)
+	warnings, err = mergeCredential(&c.Credential, in, console.V3, &c.Endpoints)
 	if err != nil {
 		return nil, err
 	}
@@ -193,10 +149,6 @@ func (b *backend) readConfig(ctx context.Context, req *logical.Request, _ *frame
 		"reuse_period":    int64(entry.ReusePeriod.Seconds()),
 	})
 	return &logical.Response{Data: data}, nil
-}
-
-func (b *backend) deleteConfig(ctx context.Context, req *logical.Request, _ *framework.FieldData) (*logical.Response, error) {
-	return nil, b.delete(ctx, req, "")
 }
 
 const configHelp = `

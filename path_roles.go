@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"maps"
-	"time"
 
 	"github.com/hashicorp/vault/sdk/framework"
 	"github.com/hashicorp/vault/sdk/logical"
@@ -35,7 +34,7 @@ func (b *backend) pathRole() *framework.Path {
 	maps.Copy(fields, roleNameField("name"))
 	write := func(verb, summary string) *framework.PathOperation {
 		return forwardToPrimary(framework.PathOperation{
-			Callback:     b.writeRole,
+			Callback:     b.write,
 			Summary:      summary,
 			Responses:    writeResponses,
 			DisplayAttrs: &framework.DisplayAttributes{OperationVerb: verb, OperationSuffix: "role"},
@@ -44,7 +43,7 @@ func (b *backend) pathRole() *framework.Path {
 	return &framework.Path{
 		Pattern:        withRoleName("roles/", "name"),
 		Fields:         fields,
-		ExistenceCheck: b.roleExists,
+		ExistenceCheck: b.exists,
 		Operations: map[logical.Operation]framework.OperationHandler{
 			logical.CreateOperation: write("write", "Write a role."),
 			logical.UpdateOperation: write("write", "Write a role; fields that are left out keep their value."),
@@ -56,7 +55,7 @@ func (b *backend) pathRole() *framework.Path {
 				DisplayAttrs: &framework.DisplayAttributes{OperationVerb: "read", OperationSuffix: "role"},
 			},
 			logical.DeleteOperation: forwardToPrimary(framework.PathOperation{
-				Callback:     b.deleteRole,
+				Callback:     b.delete,
 				Summary:      "Delete a role; its leases stay revocable.",
 				Responses:    noContent("The role is deleted."),
 				DisplayAttrs: &framework.DisplayAttributes{OperationVerb: "delete", OperationSuffix: "role"},
@@ -67,22 +66,11 @@ func (b *backend) pathRole() *framework.Path {
 	}
 }
 
-func roleFields() map[string]*framework.FieldSchema {
-	fields := leaseFields()
-	maps.Copy(fields, credentialSchema())
-	return fields
-}
-
 // readableRoleFields returns the schema of the answer to a read.
 func readableRoleFields() map[string]*framework.FieldSchema {
 	fields := readableFields(roleFields())
 	fields["credential_source"] = credentialSourceField()
-	fields["credential_written_at"] = writtenAtField()
 	return fields
-}
-
-func (b *backend) roleExists(ctx context.Context, req *logical.Request, data *framework.FieldData) (bool, error) {
-	return stored(ctx, req.Storage, roleStoragePrefix+data.Get("name").(string))
 }
 
 func (b *backend) listRoles(ctx context.Context, req *logical.Request, _ *framework.FieldData) (*logical.Response, error) {
@@ -117,26 +105,14 @@ func (b *backend) readRole(ctx context.Context, req *logical.Request, data *fram
 	return &logical.Response{Data: fields}, nil
 }
 
-func (b *backend) writeRole(ctx context.Context, req *logical.Request, data *framework.FieldData) (*logical.Response, error) {
-	return b.write(ctx, req, data, data.Get("name").(string))
-}
-
-// apply merges the fields of a request into r and checks the whole; config is nil if it is not written. A credential
-// that is changed gets the given ID. It returns warnings for the operator; its errors are the caller's to correct.
-func (r *roleEntry) apply(in input, config *configEntry, write console.Write) (warnings []string, err error) {
-	for _, field := range []struct {
-		name  string
-		value **time.Duration
-	}{{"ttl", &r.TTL}, {"reuse_period", &r.ReusePeriod}} {
-		value, given, err := in.duration(field.name)
-		if err != nil {
-			return nil, err
-		}
-		if given {
-			*field.value = value
-		}
+// apply merges the fields of a request into r and checks the whole; config is nil if it is not written. It returns
+// warnings for the operator; its errors are the caller's to correct.
+func (r *roleEntry) apply(in *input, config *configEntry) (warnings []string, err error) {
+	r.TTL = in.duration("ttl", r.TTL)
+	r.ReusePeriod = in.duration("reuse_period", r.ReusePeriod)
+	if in.err != nil {
+		return nil, in.err
 	}
-
 	var cred console.Credential
 	if r.Credential != nil {
 		cred = *r.Credential
@@ -146,7 +122,7 @@ func (r *roleEntry) apply(in input, config *configEntry, write console.Write) (w
 	if config != nil {
 		defaultVersion, endpoints = config.Credential.Version, &config.Endpoints
 	}
-	warnings, err = mergeCredential(&cred, in, defaultVersion, endpoints, write)
+	warnings, err = mergeCredential(&cred, in, defaultVersion, endpoints)
 	if err != nil {
 		return nil, err
 	}
@@ -164,10 +140,6 @@ func (r *roleEntry) apply(in input, config *configEntry, write console.Write) (w
 		return []string{"neither the role nor config has a credential: reads of its token fail until one of them gets one"}, nil
 	}
 	return []string{"the role has no credential of its own: its tokens are those of config's key"}, nil
-}
-
-func (b *backend) deleteRole(ctx context.Context, req *logical.Request, data *framework.FieldData) (*logical.Response, error) {
-	return nil, b.delete(ctx, req, data.Get("name").(string))
 }
 
 const rolesHelp = `

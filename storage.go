@@ -121,15 +121,6 @@ func load[T any](ctx context.Context, storage logical.Storage, key string) (*T, 
 	return &entry, nil
 }
 
-// stored reports whether there is an entry.
-func stored(ctx context.Context, storage logical.Storage, key string) (bool, error) {
-	entry, err := storage.Get(ctx, key)
-	if err != nil {
-		return false, fmt.Errorf("reading %s from storage: %w", key, err)
-	}
-	return entry != nil, nil
-}
-
 // store writes an entry, whole or not at all.
 func store(ctx context.Context, storage logical.Storage, key string, entry any) error {
 	encoded, err := logical.StorageEntryJSON(key, entry)

@@ -2,11 +2,9 @@ package snowplow
 
 import (
 	"context"
-	"crypto/rand"
 	"errors"
 	"fmt"
 	"reflect"
-	"time"
 
 	"github.com/hashicorp/vault/sdk/framework"
 	"github.com/hashicorp/vault/sdk/logical"
@@ -14,22 +12,39 @@ import (
 	"github.com/snowplow-vault/vault-plugin-secrets-snowplow/internal/console"
 )
 
-// merge returns the entries as the write leaves them, and warnings for the operator. A credential that is changed is
-// marked with write.
-func (e entries) merge(in input, write console.Write) (after entries, warnings []string, err error) {
+// exists decides whether a write is a create or an update to Vault. A damaged entry exists.
+func (b *backend) exists(ctx context.Context, req *logical.Request, data *framework.FieldData) (bool, error) {
+	path := entries{name: roleWritten(data)}.path()
+	entry, err := req.Storage.Get(ctx, path)
+	if err != nil {
+		return false, fmt.Errorf("reading %s from storage: %w", path, err)
+	}
+	return entry != nil, nil
+}
+
+// roleWritten returns the name of the role that a path below roles names, empty on config.
+func roleWritten(data *framework.FieldData) string {
+	if data.Schema["name"] == nil {
+		return ""
+	}
+	return data.Get("name").(string)
+}
+
+// merge returns the entries as the write leaves them, and warnings for the operator.
+func (e entries) merge(in *input) (after entries, warnings []string, err error) {
 	after = e
 	if e.name == "" {
 		after.config = newConfigEntry()
 		if e.config != nil {
 			*after.config = *e.config
 		}
-		warnings, err = after.config.apply(in, write)
+		warnings, err = after.config.apply(in)
 	} else {
 		after.role = &roleEntry{}
 		if e.role != nil {
 			*after.role = *e.role
 		}
-		warnings, err = after.role.apply(in, e.config, write)
+		warnings, err = after.role.apply(in, e.config)
 	}
 	if err != nil && !errors.Is(err, errConfigNotWritten) {
 		err = invalidf("%w", err)
@@ -44,15 +59,16 @@ type verification struct {
 	token  *console.Token // nil: none was made yet
 }
 
-// write merges the fields of a request into config, or into a role, verifies the result and stores it. The verification
+// write merges the fields of a request into config or a role, verifies the result and stores it. The verification
 // happens outside of any lock, so another write may come in between; then it begins again from what that one has stored.
-func (b *backend) write(ctx context.Context, req *logical.Request, data *framework.FieldData, role string) (*logical.Response, error) {
+func (b *backend) write(ctx context.Context, req *logical.Request, data *framework.FieldData) (*logical.Response, error) {
 	in, err := readInput(req, data)
 	if err != nil {
 		return nil, err
 	}
+	role, patch := roleWritten(data), req.Operation == logical.PatchOperation
 	var verified verification
-	write, existed := console.Write{ID: rand.Text(), At: time.Now()}, false
+	existed := false
 	for {
 		before, err := loadEntries(ctx, req.Storage, role)
 		if err != nil {
@@ -62,13 +78,13 @@ func (b *backend) write(ctx context.Context, req *logical.Request, data *framewo
 		switch {
 		case !exists && existed:
 			return nil, invalidf("%s was deleted while the new values were being verified, so nothing was stored: write it again if it should exist", path)
-		case !exists && in.patch && role == "":
+		case !exists && patch && role == "":
 			return nil, errConfigNotWritten
-		case !exists && in.patch:
+		case !exists && patch:
 			return nil, unknownRole(req.MountPoint, role)
 		}
 		existed = exists
-		after, warnings, err := before.merge(in, write)
+		after, warnings, err := before.merge(in)
 		if err != nil {
 			return nil, err
 		}
@@ -141,11 +157,12 @@ func (b *backend) warmUp(ctx context.Context, after entries, verified verificati
 }
 
 // delete deletes config or a role.
-func (b *backend) delete(ctx context.Context, req *logical.Request, role string) error {
+func (b *backend) delete(ctx context.Context, req *logical.Request, data *framework.FieldData) (*logical.Response, error) {
+	role := roleWritten(data)
 	path := entries{name: role}.path()
 	unlock, err := b.lockWrites(ctx)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	err = req.Storage.Delete(ctx, path)
 	b.changed(path) // the entry may be gone even if storage reports a failure
@@ -154,11 +171,11 @@ func (b *backend) delete(ctx context.Context, req *logical.Request, role string)
 	}
 	unlock()
 	if err != nil {
-		return fmt.Errorf("deleting %s from storage: %w", path, err)
+		return nil, fmt.Errorf("deleting %s from storage: %w", path, err)
 	}
 	b.sendWriteEvent(req.Path, role, "delete")
 	_ = b.cache.Settle(ctx, path) // the JWT is already unreachable; the sweep tries again
-	return nil
+	return nil, nil
 }
 
 // answerTo answers a write: without content unless there are warnings.

@@ -13,7 +13,6 @@ import (
 	"time"
 
 	"github.com/hashicorp/vault/sdk/framework"
-	"github.com/hashicorp/vault/sdk/helper/consts"
 	"github.com/hashicorp/vault/sdk/logical"
 	"golang.org/x/sync/semaphore"
 
@@ -64,7 +63,7 @@ func Factory(ctx context.Context, conf *logical.BackendConfig) (logical.Backend,
 	if err := b.Setup(ctx, conf); err != nil {
 		return nil, fmt.Errorf("setting up the Snowplow secrets engine: %w", err)
 	}
-	b.cache = tokencache.New(b.lifetime, storedTokens{conf.StorageView, b.mayStoreTokens}, b.Logger())
+	b.cache = tokencache.New(b.lifetime, storedTokens{conf.StorageView, conf.System}, b.Logger())
 	return b, nil
 }
 
@@ -182,7 +181,7 @@ func (b *backend) lockWrites(ctx context.Context) (unlock func(), err error) {
 // changed drops what was loaded of a stored entry that changed, and ends the waits that it is about.
 func (b *backend) changed(path string) {
 	if role, isRole := strings.CutPrefix(path, roleStoragePrefix); isRole {
-		b.current.Load().dropRole(role)
+		b.current.Load().roles.Delete(role)
 		b.cache.EndWaits(path)
 	} else if path == configStorageKey {
 		b.current.Swap(b.newSettings()).close() // later requests use nothing that was derived from the old config
@@ -226,11 +225,6 @@ func (b *backend) sweepStats(ctx context.Context, storage logical.Storage) error
 func (b *backend) clean(context.Context) {
 	b.end()
 	b.current.Load().close()
-}
-
-// mayStoreTokens reports whether this node may write storage that is local to the cluster.
-func (b *backend) mayStoreTokens() bool {
-	return !b.System().ReplicationState().HasState(consts.ReplicationPerformanceStandby)
 }
 
 // statsOf finds or makes the stats of a role's reads, or of those without a role if role is empty.

@@ -73,7 +73,7 @@ func (b *backend) verify(ctx context.Context, to target, timeout time.Duration, 
 	if !errors.As(err, &failed) {
 		return console.Token{}, err
 	}
-	err = withRemedy(err, path, to, time.Now().Add(max(failed.RetryAfter, tokencache.FirstBackOff)))
+	err = withRemedy(failed, path, to, time.Now().Add(max(failed.RetryAfter, tokencache.FirstBackOff)))
 	if failed.Transient() {
 		err = fmt.Errorf("%w; to store the new values without this check, add verify_connection=false", err)
 	}
@@ -83,8 +83,11 @@ func (b *backend) verify(ctx context.Context, to target, timeout time.Duration, 
 // withReadersRemedy is withRemedy for those who may not be able to write the credential.
 func withReadersRemedy(err error, path string, to target, retryAt time.Time) error {
 	var failed *console.Error
-	remedy := withRemedy(err, path, to, retryAt)
-	if errors.As(err, &failed) && (failed.Reason == console.ReasonRefused || failed.Reason == console.ReasonUnknownOrganization) {
+	if !errors.As(err, &failed) {
+		return err
+	}
+	remedy := withRemedy(failed, path, to, retryAt)
+	if failed.Reason == console.ReasonRefused || failed.Reason == console.ReasonUnknownOrganization {
 		return fmt.Errorf("%w, %s", remedy, orAsk)
 	}
 	return remedy
@@ -95,32 +98,28 @@ const orAsk = "or ask whoever manages the engine"
 
 // withRemedy appends what can be done about a failed exchange: by those who may write the credential, which is stored at
 // path, and by those who can only wait until retryAt.
-func withRemedy(err error, path string, to target, retryAt time.Time) error {
-	var failed *console.Error
-	if !errors.As(err, &failed) {
-		return err
-	}
+func withRemedy(failed *console.Error, path string, to target, retryAt time.Time) error {
 	switch failed.Reason {
 	case console.ReasonRefused:
 		const where = "Console under " + console.KeysPage
 		switch to.credential.Version {
 		case console.V1:
-			return fmt.Errorf("%w: check that username, password, client_id and client_secret belong together and are complete, and write them with 'vault write %s username=<NAME> password=@<file> client_id=<ID> client_secret=@<file>'", err, path)
+			return fmt.Errorf("%w: check that username, password, client_id and client_secret belong together and are complete, and write them with 'vault write %s username=<NAME> password=@<file> client_id=<ID> client_secret=@<file>'", failed, path)
 		case console.V2:
-			return fmt.Errorf("%w: check that api_key is complete and was not deleted; create a new Snowplow API key in %s, and write it with 'vault write %s credentials_version=v3 api_key_id=<ID> api_key=@<file>'", err, where, path)
+			return fmt.Errorf("%w: check that api_key is complete and was not deleted; create a new Snowplow API key in %s, and write it with 'vault write %s credentials_version=v3 api_key_id=<ID> api_key=@<file>'", failed, where, path)
 		default:
-			return fmt.Errorf("%w: check that api_key_id and api_key belong together and are complete; create a new Snowplow API key in %s, and write it with 'vault write %s api_key_id=<ID> api_key=@<file>'", err, where, path)
+			return fmt.Errorf("%w: check that api_key_id and api_key belong together and are complete; create a new Snowplow API key in %s, and write it with 'vault write %s api_key_id=<ID> api_key=@<file>'", failed, where, path)
 		}
 	case console.ReasonRateLimited:
 		// Rounded up: Vault answers with an error before that.
-		return fmt.Errorf("%w: try again after %s", err, retryAt.Add(time.Second-1).UTC().Format(time.RFC3339))
+		return fmt.Errorf("%w: try again after %s", failed, retryAt.Add(time.Second-1).UTC().Format(time.RFC3339))
 	case console.ReasonUnknownOrganization:
 		alsoCheck := ""
 		if u, parseErr := url.Parse(to.endpoints.ConsoleURL); parseErr == nil && u.Path != "" {
 			alsoCheck = ", and check console_url, which has a path"
 		}
-		return fmt.Errorf("%w: find the right ID on Console's Manage organization page and write it with 'vault write %s organization_id=<UUID>'%s", err, path, alsoCheck)
+		return fmt.Errorf("%w: find the right ID on Console's Manage organization page and write it with 'vault write %s organization_id=<UUID>'%s", failed, path, alsoCheck)
 	default:
-		return err
+		return failed
 	}
 }

@@ -93,14 +93,11 @@ func (b *backend) readStatus(ctx context.Context, req *logical.Request, data *fr
 		"last_exchange_at":          timestamp(counted.lastAt),
 		"last_exchange_duration_ms": counted.lastDuration.Milliseconds(),
 		"last_success_at":           timestamp(counted.lastSuccessAt),
-		"last_error":                "",
+		"last_error":                counted.lastError,
 		"last_error_at":             timestamp(counted.lastErrorAt),
 	}
 	if token := cached.Token; token != nil {
 		status["token_issued_at"], status["token_expires_at"] = timestamp(token.IssuedAt), timestamp(token.ExpiresAt)
-	}
-	if counted.lastError != nil {
-		status["last_error"] = counted.lastError.Error()
 	}
 	for _, failures := range counted.failures {
 		status["exchange_failures"] = status["exchange_failures"].(int64) + failures

@@ -67,10 +67,8 @@ func (l *lazy[T]) get(ctx context.Context, load func() (*T, error)) (*T, error) 
 	if value := l.loaded.Load(); value != nil {
 		return value, nil
 	}
-	if !l.loading.TryAcquire(1) {
-		if err := l.loading.Acquire(ctx, 1); err != nil {
-			return nil, fmt.Errorf("waiting for the configuration: %w", err)
-		}
+	if err := l.loading.Acquire(ctx, 1); err != nil {
+		return nil, fmt.Errorf("waiting for the configuration: %w", err)
 	}
 	defer l.loading.Release(1)
 	if value := l.loaded.Load(); value != nil {
@@ -187,9 +185,6 @@ func noCredential(mount, role string) error {
 	return invalidf("role %q has no credential of its own, and config has none: write one with 'vault write %sroles/%s api_key_id=<ID> api_key=@<file>', or with %s", role, mount, role, write)
 }
 
-// dropRole forgets what was loaded of a role.
-func (s *settings) dropRole(name string) { s.roles.Delete(name) }
-
 // What state says, from good to bad.
 const (
 	stateIdle    = "idle"    // nothing read yet
@@ -234,7 +229,7 @@ type counters struct {
 	lastAt        time.Time
 	lastDuration  time.Duration
 	lastSuccessAt time.Time
-	lastError     *console.Error
+	lastError     string
 	lastErrorAt   time.Time
 }
 
@@ -272,7 +267,7 @@ func (s *stats) exchanged(start time.Time, duration time.Duration, err error) {
 			s.failures = map[console.Reason]int64{}
 		}
 		s.failures[failed.Reason]++
-		s.lastError, s.lastErrorAt = failed, start.Add(duration)
+		s.lastError, s.lastErrorAt = failed.Error(), start.Add(duration)
 	case err == nil:
 		s.lastSuccessAt = start.Add(duration)
 	}

@@ -1,6 +1,7 @@
 package snowplow
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -8,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/hashicorp/vault/sdk/helper/consts"
 	"github.com/hashicorp/vault/sdk/logical"
 
 	"github.com/snowplow-vault/vault-plugin-secrets-snowplow/internal/console"
@@ -43,18 +45,6 @@ type roleEntry struct {
 	Credential  *console.Credential `json:"credential,omitempty"`
 	TTL         *time.Duration      `json:"ttl,omitempty"`
 	ReusePeriod *time.Duration      `json:"reuse_period,omitempty"`
-}
-
-// credentialFor returns the credential that a role's JWTs are exchanged with.
-func (r *roleEntry) credentialFor(config *configEntry) console.Credential {
-	if r.Credential == nil {
-		return config.Credential
-	}
-	cred := *r.Credential
-	if cred.OrganizationID == "" {
-		cred.OrganizationID = config.Credential.OrganizationID
-	}
-	return cred
 }
 
 // unknownRole is the answer to a role that is not stored.
@@ -195,23 +185,25 @@ func (t target) key(path string) tokencache.Key {
 
 // target returns what an exchange with the credential depends on that is written; zero if there is none.
 func (e entries) target() target {
+	var cred console.Credential
 	switch {
 	case e.config == nil:
-		return target{}
-	case e.name == "" && !e.config.Credential.Empty():
-		return target{e.config.Credential, e.config.Endpoints, e.config.CACert}
+	case e.name == "":
+		cred = e.config.Credential
 	case e.role != nil && e.role.Credential != nil:
-		return target{e.role.credentialFor(e.config), e.config.Endpoints, e.config.CACert}
-	default:
+		cred = *e.role.Credential
+		cred.OrganizationID = cmp.Or(cred.OrganizationID, e.config.Credential.OrganizationID)
+	}
+	if cred.Empty() {
 		return target{}
 	}
+	return target{cred, e.config.Endpoints, e.config.CACert}
 }
 
 // storedTokens is the cache's Store in Vault's storage.
 type storedTokens struct {
 	storage logical.Storage
-	// writable reports whether this node may write entries that are local to the cluster.
-	writable func() bool
+	system  logical.SystemView
 }
 
 // Current implements [tokencache.Store].
@@ -243,24 +235,17 @@ func (t storedTokens) Load(ctx context.Context, path string) (*tokencache.Entry,
 
 // Paths implements [tokencache.Store].
 func (t storedTokens) Paths(ctx context.Context) ([]string, error) {
-	paths, err := t.storage.List(ctx, tokenStoragePrefix)
+	paths, err := logical.CollectKeys(ctx, logical.NewStorageView(t.storage, tokenStoragePrefix))
 	if err != nil {
 		return nil, fmt.Errorf("listing tokens in storage: %w", err)
-	}
-	paths = slices.DeleteFunc(paths, func(path string) bool { return path == roleStoragePrefix })
-	roles, err := t.storage.List(ctx, tokenStoragePrefix+roleStoragePrefix)
-	if err != nil {
-		return nil, fmt.Errorf("listing tokens of roles in storage: %w", err)
-	}
-	for _, name := range roles {
-		paths = append(paths, roleStoragePrefix+name)
 	}
 	return paths, nil
 }
 
 // Save implements [tokencache.Store].
 func (t storedTokens) Save(ctx context.Context, path string, entry *tokencache.Entry) error {
-	if !t.writable() {
+	// What is local to the cluster is the active node's to write.
+	if t.system.ReplicationState().HasState(consts.ReplicationPerformanceStandby) {
 		return tokencache.ErrReadOnly
 	}
 	key := tokenStoragePrefix + path

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"strings"
 	"sync"
@@ -114,9 +115,7 @@ func (b *backend) HandleRequest(ctx context.Context, req *logical.Request) (*log
 	case errors.Is(err, logical.ErrUnsupportedPath) && badRoleName(req.Path) != "":
 		return logical.ErrorResponse("%q cannot be the name of a role: it must consist of letters, digits, '_', '-' and '.', begin and end with a letter, a digit or '_', and have no two dots in a row",
 			redact.Printable(badRoleName(req.Path), 64)), nil
-	case errors.As(err, &invalid):
-		return logical.ErrorResponse(err.Error()), nil
-	case errors.As(err, &failed) && failed.Status() == http.StatusBadRequest:
+	case errors.As(err, &invalid), errors.As(err, &failed) && failed.Status() == http.StatusBadRequest:
 		return logical.ErrorResponse(err.Error()), nil
 	case errors.As(err, &failed):
 		// Vault reads the code only from this type, unwrapped and without a response.
@@ -201,22 +200,16 @@ func (b *backend) periodic(ctx context.Context, req *logical.Request) error {
 
 // sweepStats drops the counters of roles that are gone, also where another node has deleted them.
 func (b *backend) sweepStats(ctx context.Context, storage logical.Storage) error {
-	gone := map[any]bool{} // listed before the roles: one that is written meanwhile keeps its counters
-	b.stats.Range(func(name, _ any) bool {
-		gone[name] = name != ""
-		return true
-	})
+	gone := maps.Collect(b.stats.Range) // before the roles: one that is written meanwhile keeps its counters
 	names, err := storage.List(ctx, roleStoragePrefix)
 	if err != nil {
 		return fmt.Errorf("listing roles in storage: %w", err)
 	}
-	for _, name := range names {
-		gone[name] = false
+	for _, name := range append(names, "") {
+		delete(gone, name)
 	}
-	for name, isGone := range gone {
-		if isGone {
-			b.stats.Delete(name)
-		}
+	for name := range gone {
+		b.stats.Delete(name)
 	}
 	return nil
 }
@@ -229,9 +222,6 @@ func (b *backend) clean(context.Context) {
 
 // statsOf finds or makes the stats of a role's reads, or of those without a role if role is empty.
 func (b *backend) statsOf(role string) *stats {
-	if s, ok := b.stats.Load(role); ok {
-		return s.(*stats)
-	}
 	s, _ := b.stats.LoadOrStore(role, &stats{})
 	return s.(*stats)
 }

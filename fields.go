@@ -221,23 +221,19 @@ func roleFields() map[string]*framework.FieldSchema {
 	return fields
 }
 
-// credentialSourceField is the schema of whose credential a role uses.
-func credentialSourceField() *framework.FieldSchema {
-	return &framework.FieldSchema{
+// Fields of the answers of more than one path.
+var (
+	credentialSourceField = &framework.FieldSchema{
 		Type:          framework.TypeString,
 		Required:      true,
 		AllowedValues: []any{sourceRole, sourceConfig},
 		Description:   "Whose credential is used: role or config.",
 	}
-}
-
-// writtenAtField is the schema of the age of a credential.
-func writtenAtField() *framework.FieldSchema {
-	return &framework.FieldSchema{
+	writtenAtField = &framework.FieldSchema{
 		Type:        framework.TypeString,
 		Description: "When a secret of the credential last got another value, as RFC 3339 in UTC.",
 	}
-}
+)
 
 // roleNameField returns the schema of a role's name in a path.
 func roleNameField(name string) map[string]*framework.FieldSchema {
@@ -289,7 +285,7 @@ func readableFields(fields map[string]*framework.FieldSchema) map[string]*framew
 	maps.DeleteFunc(readable, func(name string, field *framework.FieldSchema) bool {
 		return name == "verify_connection" || field.DisplayAttrs.Sensitive
 	})
-	readable["credential_written_at"] = writtenAtField()
+	readable["credential_written_at"] = writtenAtField
 	return readable
 }
 

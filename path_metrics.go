@@ -91,12 +91,11 @@ func (collector) Describe(chan<- *prometheus.Desc) {}
 // Collect reads every path that was read since the plugin started.
 func (c collector) Collect(metrics chan<- prometheus.Metric) {
 	metrics <- prometheus.MustNewConstMetric(metricInfo, prometheus.GaugeValue, 1, Version)
-	c.backend.stats.Range(func(name, value any) bool {
+	for name, value := range c.backend.stats.Range {
 		if counted := value.(*stats).snapshot(); counted.reads > 0 {
 			c.collectPath(metrics, name.(string), counted)
 		}
-		return true
-	})
+	}
 }
 
 func (c collector) collectPath(metrics chan<- prometheus.Metric, role string, counted counters) {

@@ -25,7 +25,7 @@ func (b *backend) pathRoles() *framework.Path {
 			},
 		},
 		HelpSynopsis:    "The names of all roles.",
-		HelpDescription: rolesHelp,
+		HelpDescription: "$ vault list snowplow/roles",
 	}
 }
 
@@ -69,7 +69,7 @@ func (b *backend) pathRole() *framework.Path {
 // readableRoleFields returns the schema of the answer to a read.
 func readableRoleFields() map[string]*framework.FieldSchema {
 	fields := readableFields(roleFields())
-	fields["credential_source"] = credentialSourceField()
+	fields["credential_source"] = credentialSourceField
 	return fields
 }
 
@@ -86,16 +86,14 @@ func (b *backend) readRole(ctx context.Context, req *logical.Request, data *fram
 	if err != nil || entry == nil {
 		return nil, err
 	}
-	fields := map[string]any{}
-	source := sourceConfig
+	fields := map[string]any{"credential_source": sourceConfig}
 	if cred := entry.Credential; cred != nil {
-		source = sourceRole
 		fields = cred.Readable()
+		fields["credential_source"] = sourceRole
 		if cred.OrganizationID != "" {
 			fields["organization_id"] = cred.OrganizationID
 		}
 	}
-	fields["credential_source"] = source
 	if entry.TTL != nil {
 		fields["ttl"] = int64(entry.TTL.Seconds())
 	}
@@ -141,10 +139,6 @@ func (r *roleEntry) apply(in *input, config *configEntry) (warnings []string, er
 	}
 	return []string{"the role has no credential of its own: its tokens are those of config's key"}, nil
 }
-
-const rolesHelp = `
-    $ vault list snowplow/roles
-`
 
 const roleHelp = `
 A role serves JWTs on token/<name>, so that a policy on that path decides who may have them. With a credential of its

@@ -3,6 +3,7 @@
 package console
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -152,10 +153,8 @@ func (c *Client) Exchange(ctx context.Context, request Request) (Token, error) {
 		again := func() bool {
 			return failed.Transient() && !failed.permanent && retries < maxRetries && request.Retry != nil && request.Retry()
 		}
-		pause := failed.RetryAfter
-		if pause == 0 {
-			pause = time.Duration(retries+1) * (retryPauseMin + rand.N(retryPauseMax-retryPauseMin))
-		}
+		jittered := retryPauseMin + rand.N(retryPauseMax-retryPauseMin)
+		pause := cmp.Or(failed.RetryAfter, time.Duration(retries+1)*jittered)
 		if deadline, _ := bounded.Deadline(); !again() || !time.Now().Add(pause).Before(deadline) {
 			return Token{}, failed
 		}

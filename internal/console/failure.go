@@ -50,15 +50,8 @@ type Error struct {
 
 func (e *Error) Error() string { return e.message }
 
-// Transient reports whether the same request may well succeed a little later.
-func (e *Error) Transient() bool {
-	switch e.Reason {
-	case ReasonUnreachable, ReasonTimeout, ReasonRateLimited, ReasonUpstream:
-		return true
-	default:
-		return false
-	}
-}
+// Transient reports whether the same request may well succeed a little later: the fault is not the caller's.
+func (e *Error) Transient() bool { return e.Status() != http.StatusBadRequest }
 
 // Status returns the HTTP status that a reader of Vault gets for the failure.
 func (e *Error) Status() int {

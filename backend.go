@@ -89,8 +89,10 @@ func newBackend() *backend {
 		),
 		Secrets:      []*framework.Secret{tokenSecret},
 		PeriodicFunc: b.periodic,
-		Invalidate:   b.invalidate,
-		Clean:        b.clean,
+		// Another node changed an entry. JWTs need nothing: they are local to the cluster, and only its active node serves
+		// them.
+		Invalidate: func(_ context.Context, key string) { b.changed(key) },
+		Clean:      b.clean,
 	}
 	for _, path := range b.Paths {
 		path.DisplayAttrs = &framework.DisplayAttributes{OperationPrefix: operationPrefix}
@@ -187,10 +189,6 @@ func (b *backend) changed(path string) {
 		b.cache.EndWaits("")
 	}
 }
-
-// invalidate learns of an entry that changed on another node. JWTs need nothing: they are local to the cluster, and only
-// its active node serves them.
-func (b *backend) invalidate(_ context.Context, key string) { b.changed(key) }
 
 // periodic runs about once a minute.
 func (b *backend) periodic(ctx context.Context, req *logical.Request) error {

@@ -272,13 +272,6 @@ func readRoleName(req *logical.Request, data *framework.FieldData) (string, erro
 	return "", nil
 }
 
-// forwardToPrimary marks an operation that writes to storage, which only the active node of the primary cluster can.
-func forwardToPrimary(operation framework.PathOperation) *framework.PathOperation {
-	operation.ForwardPerformanceStandby = true
-	operation.ForwardPerformanceSecondary = true
-	return &operation
-}
-
 // readableFields returns the schema of the answer to a read: the fields of the path without those that are write-only.
 func readableFields(fields map[string]*framework.FieldSchema) map[string]*framework.FieldSchema {
 	readable := maps.Clone(fields)
@@ -295,10 +288,4 @@ func okResponse(description string, fields map[string]*framework.FieldSchema) ma
 
 func noContent(description string) map[int][]framework.Response {
 	return map[int][]framework.Response{http.StatusNoContent: {{Description: description}}}
-}
-
-// writeResponses are the answers to a write.
-var writeResponses = map[int][]framework.Response{
-	http.StatusNoContent: {{Description: "The fields are stored."}},
-	http.StatusOK:        {{Description: "The fields are stored; the answer has warnings."}},
 }

@@ -21,12 +21,8 @@ const (
 )
 
 func (b *backend) pathConfig() *framework.Path {
-	write := forwardToPrimary(framework.PathOperation{
-		Callback:     b.write,
-		Summary:      "Write the connection to Snowplow and the default credential; fields that are left out keep their value.",
-		Responses:    writeResponses,
-		DisplayAttrs: &framework.DisplayAttributes{OperationVerb: "configure"},
-	})
+	write := b.writeOperation("configure", "",
+		"Write the connection to Snowplow and the default credential; fields that are left out keep their value.")
 	return &framework.Path{
 		Pattern:        configStorageKey,
 		Fields:         configFields(),
@@ -34,24 +30,16 @@ func (b *backend) pathConfig() *framework.Path {
 		Operations: map[logical.Operation]framework.OperationHandler{
 			logical.CreateOperation: write,
 			logical.UpdateOperation: write,
-			logical.PatchOperation: forwardToPrimary(framework.PathOperation{
-				Callback:     b.write,
-				Summary:      "Change some fields of config; null resets a field to its default.",
-				Responses:    writeResponses,
-				DisplayAttrs: &framework.DisplayAttributes{OperationVerb: "patch", OperationSuffix: "configuration"},
-			}),
+			logical.PatchOperation:  b.writeOperation("patch", "configuration",
+				"Change some fields of config; null resets a field to its default."),
 			logical.ReadOperation: &framework.PathOperation{
 				Callback:     b.readConfig,
 				Summary:      "Read the configuration, without its secrets.",
 				Responses:    okResponse("The configuration, without its secrets.", readableFields(configFields())),
 				DisplayAttrs: &framework.DisplayAttributes{OperationVerb: "read", OperationSuffix: "configuration"},
 			},
-			logical.DeleteOperation: forwardToPrimary(framework.PathOperation{
-				Callback:     b.delete,
-				Summary:      "Delete the configuration; leases stay revocable.",
-				Responses:    noContent("The configuration is deleted."),
-				DisplayAttrs: &framework.DisplayAttributes{OperationVerb: "delete", OperationSuffix: "configuration"},
-			}),
+			logical.DeleteOperation: b.deleteOperation("configuration",
+				"Delete the configuration; leases stay revocable.", "The configuration is deleted."),
 		},
 		HelpSynopsis:    "The connection to Snowplow, and the default credential.",
 		HelpDescription: configHelp,

@@ -32,34 +32,21 @@ func (b *backend) pathRoles() *framework.Path {
 func (b *backend) pathRole() *framework.Path {
 	fields := roleFields()
 	maps.Copy(fields, roleNameField("name"))
-	write := func(verb, summary string) *framework.PathOperation {
-		return forwardToPrimary(framework.PathOperation{
-			Callback:     b.write,
-			Summary:      summary,
-			Responses:    writeResponses,
-			DisplayAttrs: &framework.DisplayAttributes{OperationVerb: verb, OperationSuffix: "role"},
-		})
-	}
 	return &framework.Path{
 		Pattern:        withRoleName("roles/", "name"),
 		Fields:         fields,
 		ExistenceCheck: b.exists,
 		Operations: map[logical.Operation]framework.OperationHandler{
-			logical.CreateOperation: write("write", "Write a role."),
-			logical.UpdateOperation: write("write", "Write a role; fields that are left out keep their value."),
-			logical.PatchOperation:  write("patch", "Change some fields of a role; null resets a field to what config says."),
+			logical.CreateOperation: b.writeOperation("write", "role", "Write a role."),
+			logical.UpdateOperation: b.writeOperation("write", "role", "Write a role; fields that are left out keep their value."),
+			logical.PatchOperation:  b.writeOperation("patch", "role", "Change some fields of a role; null resets a field to what config says."),
 			logical.ReadOperation: &framework.PathOperation{
 				Callback:     b.readRole,
 				Summary:      "Read a role, without its secrets.",
 				Responses:    okResponse("The role's own settings; the rest comes from config.", readableRoleFields()),
 				DisplayAttrs: &framework.DisplayAttributes{OperationVerb: "read", OperationSuffix: "role"},
 			},
-			logical.DeleteOperation: forwardToPrimary(framework.PathOperation{
-				Callback:     b.delete,
-				Summary:      "Delete a role; its leases stay revocable.",
-				Responses:    noContent("The role is deleted."),
-				DisplayAttrs: &framework.DisplayAttributes{OperationVerb: "delete", OperationSuffix: "role"},
-			}),
+			logical.DeleteOperation: b.deleteOperation("role", "Delete a role; its leases stay revocable.", "The role is deleted."),
 		},
 		HelpSynopsis:    "A credential, or lease times, for one team.",
 		HelpDescription: roleHelp,

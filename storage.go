@@ -61,10 +61,7 @@ func loadConfig(ctx context.Context, storage logical.Storage) (*configEntry, err
 	if entry.Credential.OrganizationID == "" || entry.ConsoleURL == "" || entry.AuthURL == "" || entry.RequestTimeout <= 0 {
 		return nil, damagedError{configStorageKey}
 	}
-	if err := checkVersion(configStorageKey, entry.Credential); err != nil {
-		return nil, err
-	}
-	return entry, nil
+	return entry, checkVersion(configStorageKey, entry.Credential)
 }
 
 // loadRole reads a stored role. It returns nil if there is none.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"reflect"
 
 	"github.com/hashicorp/vault/sdk/framework"
@@ -11,6 +12,28 @@ import (
 
 	"github.com/snowplow-vault/vault-plugin-secrets-snowplow/internal/console"
 )
+
+// writeOperation describes a write of config or of a role. Only the active node of the primary cluster can write storage.
+func (b *backend) writeOperation(verb, suffix, summary string) *framework.PathOperation {
+	return &framework.PathOperation{
+		Callback: b.write,
+		Summary:  summary,
+		Responses: map[int][]framework.Response{
+			http.StatusNoContent: {{Description: "The fields are stored."}},
+			http.StatusOK:        {{Description: "The fields are stored; the answer has warnings."}},
+		},
+		ForwardPerformanceStandby:   true,
+		ForwardPerformanceSecondary: true,
+		DisplayAttrs:                &framework.DisplayAttributes{OperationVerb: verb, OperationSuffix: suffix},
+	}
+}
+
+// deleteOperation describes the deletion of config or of a role.
+func (b *backend) deleteOperation(suffix, summary, answer string) *framework.PathOperation {
+	operation := b.writeOperation("delete", suffix, summary)
+	operation.Callback, operation.Responses = b.delete, noContent(answer)
+	return operation
+}
 
 // exists decides whether a write is a create or an update to Vault. A damaged entry exists.
 func (b *backend) exists(ctx context.Context, req *logical.Request, data *framework.FieldData) (bool, error) {

@@ -14,14 +14,10 @@ import (
 )
 
 const (
-	// maxAnswer is how much of an answer is read: a JWT has a few kilobytes.
-	maxAnswer = 1 << 20
-	// maxRefusal is how much is read of an answer that is shown in part.
-	maxRefusal = 64 << 10
-	// maxExcerpt is how many characters of a refusal are shown.
-	maxExcerpt = 200
-	// maxRetryAfter is how long a server may ask not to be asked again.
-	maxRetryAfter = 5 * time.Minute
+	maxAnswer     = 1 << 20         // bytes read of an answer: a JWT has a few kilobytes
+	maxRefusal    = 64 << 10        // bytes read of an answer that is shown in part
+	maxExcerpt    = 200             // characters shown of a refusal
+	maxRetryAfter = 5 * time.Minute // how long a server may ask not to be asked again
 )
 
 // judge returns the token of an answer, or what the answer means instead.

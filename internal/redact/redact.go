@@ -15,12 +15,11 @@ import (
 )
 
 const (
-	redacted = "[redacted]"
+	redacted   = "[redacted]"
+	windowSize = 8 // letters and digits in a row that count as a part of a secret
+
 	// Withheld replaces text that repeats a secret.
 	Withheld = "(not shown: it repeats the credential)"
-
-	// windowSize is how many letters and digits in a row count as a part of a secret.
-	windowSize = 8
 )
 
 // opaqueRun is what a key or a JWT looks like in any encoding: long, and without a break.

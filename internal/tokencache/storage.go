@@ -13,16 +13,11 @@ import (
 )
 
 const (
-	// loadTimeout is how long a reader waits for a stored JWT before it asks Snowplow.
-	loadTimeout = time.Second
-	// storeTimeout bounds what is done in storage for one path.
-	storeTimeout = 5 * time.Second
-	// maxClockSkew is how far in the future a stored JWT may have been obtained: the clock of another node wrote it.
-	maxClockSkew = time.Minute
-	// maxSwept is how many paths one sweep compares with what is stored: each costs storage some calls.
-	maxSwept = 100
-	// keepUnread is how long what nobody asks for stays in memory.
-	keepUnread = 24 * time.Hour
+	loadTimeout  = time.Second     // after which a reader stops waiting for a stored JWT, and asks Snowplow
+	storeTimeout = 5 * time.Second // of what is done in storage for one path
+	maxClockSkew = time.Minute     // how far in the future a stored JWT may have been obtained, by another node's clock
+	maxSwept     = 100             // paths that one sweep compares with what is stored: each costs storage some calls
+	keepUnread   = 24 * time.Hour  // after which what nobody asks for leaves memory
 )
 
 // Entry is a JWT in storage.

@@ -29,14 +29,11 @@ var (
 	Commit  = "unknown"
 )
 
-// pluginName is the plugin's name in Vault's catalog and in its User-Agent.
-const pluginName = "vault-plugin-secrets-snowplow"
-
-// eventTimeout bounds one call of Vault's event bus.
-const eventTimeout = 5 * time.Second
-
-// operationPrefix begins the operation IDs of the OpenAPI document.
-const operationPrefix = "snowplow"
+const (
+	pluginName      = "vault-plugin-secrets-snowplow" // in Vault's catalog and in the User-Agent
+	operationPrefix = "snowplow"                      // of operation IDs in the OpenAPI document, and of events
+	eventTimeout    = 5 * time.Second                 // of one call of Vault's event bus
+)
 
 // backend is one mount of the engine.
 type backend struct {
@@ -57,8 +54,7 @@ type backend struct {
 	newTransport func(caCert string) (http.RoundTripper, error)
 }
 
-// Factory makes a mount of the engine; Vault calls it through the plugin's main program. It reads no storage:
-// entries are loaded on first use.
+// Factory makes a mount of the engine, for Vault. It reads no storage: entries are loaded on first use.
 func Factory(ctx context.Context, conf *logical.BackendConfig) (logical.Backend, error) {
 	b := newBackend()
 	if err := b.Setup(ctx, conf); err != nil {
@@ -89,8 +85,7 @@ func newBackend() *backend {
 		),
 		Secrets:      []*framework.Secret{tokenSecret},
 		PeriodicFunc: b.periodic,
-		// Another node changed an entry. JWTs need nothing: they are local to the cluster, and only its active node serves
-		// them.
+		// Another node changed an entry. JWTs need nothing: only the active node of their cluster serves them.
 		Invalidate: func(_ context.Context, key string) { b.changed(key) },
 		Clean:      b.clean,
 	}
@@ -100,8 +95,7 @@ func newBackend() *backend {
 	return b
 }
 
-// HandleRequest maps the engine's errors to Vault's: a mistake of the caller to 400, a failed exchange to the status
-// that says whose fault it is.
+// HandleRequest maps a mistake of the caller to 400, and a failed exchange to the status that says whose fault it is.
 func (b *backend) HandleRequest(ctx context.Context, req *logical.Request) (*logical.Response, error) {
 	if len(req.Data) > 0 {
 		if err := checkTypes(req.Data, b.Route(req.Path)); err != nil {
@@ -136,8 +130,7 @@ func badRoleName(path string) string {
 	return ""
 }
 
-// HandleExistenceCheck ignores the fields: Vault logs the framework's error about a field, which repeats the field's
-// value.
+// HandleExistenceCheck ignores the fields: Vault logs the framework's error about a field, which repeats its value.
 func (b *backend) HandleExistenceCheck(ctx context.Context, req *logical.Request) (checkFound, exists bool, err error) {
 	withoutFields := *req
 	withoutFields.Data = nil

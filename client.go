@@ -96,8 +96,7 @@ func withReadersRemedy(err error, path string, to target, retryAt time.Time) err
 // orAsk ends a message that gives the command to write a credential.
 const orAsk = "or ask whoever manages the engine"
 
-// withRemedy appends what can be done about a failed exchange: by those who may write the credential, which is stored at
-// path, and by those who can only wait until retryAt.
+// withRemedy appends what to do about a failed exchange: how to write the credential at path, or to wait until retryAt.
 func withRemedy(failed *console.Error, path string, to target, retryAt time.Time) error {
 	switch failed.Reason {
 	case console.ReasonRefused:

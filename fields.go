@@ -33,8 +33,7 @@ func invalidf(format string, args ...any) error {
 // errConfigNotWritten is answered with the command that writes config.
 var errConfigNotWritten = errors.New("the engine is not configured")
 
-// input is the fields of a write. Null and an empty value reset a field to its default. What gets a field notes the
-// first mistake in err.
+// input is the fields of a write. Null and an empty value reset a field to its default. err is the first mistake found.
 type input struct {
 	data  *framework.FieldData
 	write console.Write // marks the credential, if that is changed
@@ -166,8 +165,7 @@ func (in *input) durationOr(name string, stored, fallback time.Duration) time.Du
 }
 
 // mergeCredential writes the fields of a request over cred, binds it to the URLs that it may be sent to, and checks the
-// result; to is nil if config, which has them, is not written. It returns warnings for the operator; its errors are the
-// caller's to correct.
+// result; to is nil if config, which has them, is not written. It returns warnings for the operator.
 func mergeCredential(cred *console.Credential, in *input, defaultVersion string, to *console.Endpoints) (warnings []string, err error) {
 	dropped, err := cred.Merge(in.credential, defaultVersion, in.write)
 	if err != nil || cred.Empty() {

@@ -15,9 +15,8 @@ import (
 const (
 	defaultRequestTimeout = 30 * time.Second
 	minRequestTimeout     = time.Second
-	// maxRequestTimeout stays below the 90 s after which Vault gives up on a request.
-	maxRequestTimeout  = 80 * time.Second
-	defaultReusePeriod = time.Hour
+	maxRequestTimeout     = 80 * time.Second // below the 90 s after which Vault gives up on a request
+	defaultReusePeriod    = time.Hour
 )
 
 func (b *backend) pathConfig() *framework.Path {
@@ -30,7 +29,7 @@ func (b *backend) pathConfig() *framework.Path {
 		Operations: map[logical.Operation]framework.OperationHandler{
 			logical.CreateOperation: write,
 			logical.UpdateOperation: write,
-			logical.PatchOperation:  b.writeOperation("patch", "configuration",
+			logical.PatchOperation: b.writeOperation("patch", "configuration",
 				"Change some fields of config; null resets a field to its default."),
 			logical.ReadOperation: &framework.PathOperation{
 				Callback:     b.readConfig,
@@ -76,8 +75,7 @@ func newConfigEntry() *configEntry {
 	}
 }
 
-// apply merges the fields of a request into c and checks the whole. It returns warnings for the operator; its errors are
-// the caller's to correct.
+// apply merges the fields of a request into c and checks the whole. It returns warnings for the operator.
 func (c *configEntry) apply(in *input) (warnings []string, err error) {
 	before := *c
 	c.ConsoleURL = in.url("console_url", c.ConsoleURL, console.DefaultConsoleURL)

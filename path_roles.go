@@ -91,7 +91,7 @@ func (b *backend) readRole(ctx context.Context, req *logical.Request, data *fram
 }
 
 // apply merges the fields of a request into r and checks the whole; config is nil if it is not written. It returns
-// warnings for the operator; its errors are the caller's to correct.
+// warnings for the operator.
 func (r *roleEntry) apply(in *input, config *configEntry) (warnings []string, err error) {
 	r.TTL = in.duration("ttl", r.TTL)
 	r.ReusePeriod = in.duration("reuse_period", r.ReusePeriod)

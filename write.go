@@ -53,7 +53,7 @@ func roleWritten(data *framework.FieldData) string {
 	return data.Get("name").(string)
 }
 
-// merge returns the entries as the write leaves them, and warnings for the operator.
+// merge returns the entries as the write leaves them, and warnings for the operator. Its errors are the caller's to correct.
 func (e entries) merge(in *input) (after entries, warnings []string, err error) {
 	after = e
 	if e.name == "" {
@@ -132,8 +132,8 @@ func (b *backend) write(ctx context.Context, req *logical.Request, data *framewo
 	}
 }
 
-// verifyWrite makes one exchange with what a write changes. If Snowplow refuses the key that is stored already, readers get
-// no cached JWT of it either.
+// verifyWrite makes one exchange with what a write leaves. If Snowplow refuses it and the same key is stored already, the
+// cached JWT goes.
 func (b *backend) verifyWrite(ctx context.Context, mount string, before, after entries) (verification, error) {
 	to, stored := after.target(), before.target()
 	key := to.key(after.path())

@@ -34,8 +34,7 @@ const (
 
 // Credential identifies a key to Snowplow and says where it may be sent. Config and roles store the same type.
 type Credential struct {
-	// ID is random and new with each write of the credential, so that nothing obtained with an older one can be
-	// reached.
+	// ID is random and new with each write of the credential, so that no JWT of an older one can be reached.
 	ID             string `json:"id,omitempty"`
 	Version        string `json:"credentials_version"`
 	OrganizationID string `json:"organization_id,omitempty"` // empty on a role: that of config
@@ -50,8 +49,7 @@ type Credential struct {
 
 	// WrittenFor is the origin of the URL that the secrets may be sent to.
 	WrittenFor string `json:"written_for"`
-	// ConsoleWrittenFor is the origin of the Console that readers send the token to, where the secrets go elsewhere
-	// (v1).
+	// ConsoleWrittenFor is, for v1, whose secrets go elsewhere, the origin of the Console that readers send tokens to.
 	ConsoleWrittenFor string `json:"console_written_for,omitempty"`
 	// WrittenAt is when a secret last got another value, to the second.
 	WrittenAt time.Time `json:"written_at,omitzero"`
@@ -186,8 +184,7 @@ func (c *Credential) Merge(get Getter, defaultVersion string, write Write) (drop
 	return dropped, c.check()
 }
 
-// mergeKey merges the parts of the key. It reports whether one of them was written, and which ones the version made
-// superfluous.
+// mergeKey merges the parts of the key. It reports whether one was written, and which ones the version has no use for.
 func (c *Credential) mergeKey(get Getter) (written bool, dropped []string, err error) {
 	var foreign []string
 	for _, field := range Fields {
@@ -249,8 +246,7 @@ func (c Credential) SameKey(other Credential) bool {
 	return c == other
 }
 
-// removedBy reports whether a patch asks for the removal of the credential: all of its secrets are null, and nothing
-// else of it has a value.
+// removedBy reports whether a patch removes the credential: all of its secrets are null, and none of it has a value.
 func (c *Credential) removedBy(get Getter) bool {
 	if c.Empty() {
 		return false

@@ -40,8 +40,7 @@ var Reasons = []Reason{
 // the filtered message is passed on.
 type Error struct {
 	Reason Reason
-	// RetryAfter is what the answer's Retry-After asked for (RFC 9110, section 10.2.3), 5 minutes at most; 0 if
-	// it asked for nothing.
+	// RetryAfter is what the answer's Retry-After asked for, 5 minutes at most; 0 if it asked for nothing.
 	RetryAfter time.Duration
 
 	message   string

@@ -42,6 +42,7 @@ func (e *exchange) urlField() string {
 // try makes one request and judges its answer.
 func (e *exchange) try(ctx context.Context) (Token, *Error) {
 	var handshake atomic.Pointer[error] // set where the transport dials, which may outlive the try
+	handshake.Store(new(error))
 	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{TLSHandshakeDone: func(_ tls.ConnectionState, err error) {
 		if err != nil {
 			handshake.Store(&err)
@@ -64,11 +65,7 @@ func (e *exchange) try(ctx context.Context) (Token, *Error) {
 	case ctx.Err() != nil:
 		return Token{}, e.timedOut() // or the caller's context has ended, which is the caller's to see
 	}
-	var failed error
-	if p := handshake.Load(); p != nil {
-		failed = *p
-	}
-	return Token{}, e.broken(err, failed)
+	return Token{}, e.broken(err, *handshake.Load())
 }
 
 // httpRequest builds the request that the credential's version asks for.

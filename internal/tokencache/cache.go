@@ -16,11 +16,8 @@ import (
 )
 
 const (
-	// maxReaderWait bounds how long a reader waits for an exchange while the cached JWT would do.
-	maxReaderWait = 2 * time.Second
-	// maxFlights is how many shared exchanges of one credential may be under way: the second is for readers who came
-	// after the JWT was forgotten.
-	maxFlights = 2
+	maxReaderWait = 2 * time.Second // of a reader for an exchange, while the cached JWT would do
+	maxFlights    = 2               // shared exchanges of a credential: a second serves readers who come after a Forget
 )
 
 // Key names what a JWT belongs to: one write of one credential, and the URLs that it was obtained from and is good for.
@@ -125,8 +122,7 @@ func (c *Cache) Get(ctx context.Context, key Key, reuse time.Duration, exchange 
 	}
 }
 
-// getOwn makes an exchange for one reader only, and gives it up with the reader. Nothing of it is cached, and nothing
-// cached is served.
+// getOwn makes an exchange for one reader only, and gives it up with the reader. Nothing is cached or served from cache.
 func (c *Cache) getOwn(ctx context.Context, key Key, s *slot, exchange Exchange) (Served, error) {
 	if s.health.waiting(time.Now()) {
 		return Served{}, s.health.failure
@@ -139,7 +135,7 @@ func (c *Cache) getOwn(ctx context.Context, key Key, s *slot, exchange Exchange)
 	token, err := exchange(own, c.retry(s, &flight{withoutJWT: 1}))
 	c.mu.Lock()
 	if s.note(number, err) {
-		go c.settleLater(key.Path)
+		go c.Settle(c.lifetime, key.Path) // beside the read; if storage fails, the sweep tries again
 	}
 	if ctx.Err() != nil {
 		return Served{}, fmt.Errorf("waiting for a token: %w", ctx.Err())
@@ -192,8 +188,8 @@ func (s *slot) answer(f *flight, now time.Time, reuse time.Duration) (got Served
 	return Served{}, false, nil
 }
 
-// staleIfError answers a reader whose exchange failed, or may not begin yet: with the cached JWT if the failure is
-// transient and the JWT will do, else with the error.
+// staleIfError answers a reader whose exchange failed, or may not begin yet: after a transient failure, with the cached
+// JWT if that is usable, else with the error.
 func (s *slot) staleIfError(now time.Time, err error) (Served, error) {
 	var failure *console.Error
 	if errors.As(err, &failure) && failure.Transient() && s.held.usable(now) {
@@ -221,7 +217,7 @@ func (c *Cache) begin(key Key, s *slot, exchange Exchange) *flight {
 		s.wake()
 		c.mu.Unlock()
 		if changed {
-			c.settleLater(key.Path)
+			_ = c.Settle(c.lifetime, key.Path) // the sweep tries again
 		}
 	}()
 	return f

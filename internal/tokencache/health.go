@@ -69,6 +69,5 @@ func (h *health) failed(now time.Time, number uint64, failure *console.Error, ha
 	}
 }
 
-// endWait lets the next exchange begin at once. The failure is kept: readers with a cached JWT do not wait for what may
-// fail again.
+// endWait lets the next exchange begin at once. The failure stays: nobody with a cached JWT waits for another.
 func (h *health) endWait() { h.notBefore = time.Time{} }

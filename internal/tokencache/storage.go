@@ -132,9 +132,6 @@ func (c *Cache) Settle(ctx context.Context, path string) error {
 	return err
 }
 
-// settleLater settles a path beside a read. If storage fails, the sweep tries again.
-func (c *Cache) settleLater(path string) { _ = c.Settle(c.lifetime, path) }
-
 // keys lists what is in memory for a path.
 func (c *Cache) keys(path string) []Key {
 	c.mu.Lock()

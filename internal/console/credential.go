@@ -49,7 +49,7 @@ type Credential struct {
 
 	// WrittenFor is the origin of the URL that the secrets may be sent to.
 	WrittenFor string `json:"written_for"`
-	// ConsoleWrittenFor is, for v1, whose secrets go elsewhere, the origin of the Console that readers send tokens to.
+	// ConsoleWrittenFor is set for v1, whose secrets go elsewhere: the origin of the Console that readers send tokens to.
 	ConsoleWrittenFor string `json:"console_written_for,omitempty"`
 	// WrittenAt is when a secret last got another value, to the second.
 	WrittenAt time.Time `json:"written_at,omitzero"`
@@ -246,7 +246,7 @@ func (c Credential) SameKey(other Credential) bool {
 	return c == other
 }
 
-// removedBy reports whether a patch removes the credential: all of its secrets are null, and none of it has a value.
+// removedBy reports whether a patch removes the credential: it sets all secrets to null, and nothing to a value.
 func (c *Credential) removedBy(get Getter) bool {
 	if c.Empty() {
 		return false

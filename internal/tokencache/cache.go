@@ -16,7 +16,7 @@ import (
 )
 
 const (
-	maxReaderWait = 2 * time.Second // of a reader for an exchange, while the cached JWT would do
+	maxReaderWait = 2 * time.Second // how long a reader waits for an exchange while the cached JWT would do
 	maxFlights    = 2               // shared exchanges of a credential: a second serves readers who come after a Forget
 )
 

@@ -13,11 +13,11 @@ import (
 )
 
 const (
-	loadTimeout  = time.Second     // after which a reader stops waiting for a stored JWT, and asks Snowplow
-	storeTimeout = 5 * time.Second // of what is done in storage for one path
+	loadTimeout  = time.Second     // how long a reader waits for a stored JWT before it asks Snowplow
+	storeTimeout = 5 * time.Second // for all that is done in storage for one path
 	maxClockSkew = time.Minute     // how far in the future a stored JWT may have been obtained, by another node's clock
 	maxSwept     = 100             // paths that one sweep compares with what is stored: each costs storage some calls
-	keepUnread   = 24 * time.Hour  // after which what nobody asks for leaves memory
+	keepUnread   = 24 * time.Hour  // how long a credential that nobody reads stays in memory
 )
 
 // Entry is a JWT in storage.

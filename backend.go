@@ -213,7 +213,10 @@ func (b *backend) clean(context.Context) {
 
 // statsOf finds or makes the stats of a role's reads, or of those without a role if role is empty.
 func (b *backend) statsOf(role string) *stats {
-	s, _ := b.stats.LoadOrStore(role, &stats{})
+	s, found := b.stats.Load(role)
+	if !found {
+		s, _ = b.stats.LoadOrStore(role, &stats{})
+	}
 	return s.(*stats)
 }
 

@@ -572,6 +572,24 @@ func TestAReaderWhoComesAfterAForgetBeginsItsOwnExchange(t *testing.T) {
 	})
 }
 
+func TestAReaderWithAUsableJWTDoesNotWaitUntilAnExchangeMayBegin(t *testing.T) {
+	inBubble(t, func(t *testing.T, c *cacheUnderTest) {
+		c.exchange.set(time.Hour, nil)
+		for range maxFlights {
+			c.getLater(keyA, time.Hour)
+			require.NoError(t, c.Forget(t.Context(), keyA))
+		}
+		c.exchange.set(0, nil)
+		c.verify(keyA)
+		time.Sleep(time.Minute)
+		begun := time.Now()
+		assert.NotEmpty(t, c.mustGet(keyA, time.Minute).Stale)
+		assert.Zero(t, time.Since(begun))
+		assert.Equal(t, maxFlights+1, c.exchange.exchanges())
+		time.Sleep(time.Hour)
+	})
+}
+
 func TestAJWTOnItsWayIsGivenToThoseWhoWaitAndNotCached(t *testing.T) {
 	for name, drop := range map[string]func(c *cacheUnderTest) error{
 		"after a forget": func(c *cacheUnderTest) error { return c.Forget(c.t.Context(), keyA) },
@@ -915,6 +933,24 @@ func TestWhatIsReplacedOrDeletedLeavesMemoryWithTheWrite(t *testing.T) {
 		synctest.Wait()
 		assert.Equal(t, []Key{rotated}, slices.Collect(maps.Keys(c.slots)))
 		assert.Equal(t, "jwt-3", c.store.holds(keyA.Path))
+	})
+}
+
+func TestWhatAWriteBringsOutlastsASettleThatBeganBeforeIt(t *testing.T) {
+	inBubble(t, func(t *testing.T, c *cacheUnderTest) {
+		c.mustGet(keyA, time.Hour)
+		synctest.Wait()
+		c.store.set(time.Second, nil)
+		go func() { _ = c.Settle(t.Context(), keyA.Path) }()
+		synctest.Wait()
+		rotated := keyA
+		rotated.CredentialID = "a2"
+		c.store.current = map[string]Key{keyA.Path: rotated}
+		assert.Equal(t, "jwt-2", c.mustGet(rotated, time.Hour).Bearer.Reveal())
+		time.Sleep(storeTimeout)
+		synctest.Wait()
+		assert.Equal(t, "jwt-2", c.mustGet(rotated, time.Hour).Bearer.Reveal())
+		assert.Equal(t, "jwt-2", c.store.holds(keyA.Path))
 	})
 }
 

@@ -144,14 +144,17 @@ func (f *fakeStore) Paths(ctx context.Context) ([]string, error) {
 	return slices.Collect(maps.Keys(f.tokens)), nil
 }
 
+// Current answers with what was stored when it was called, like a server that is slow to answer.
 func (f *fakeStore) Current(ctx context.Context, path string) (*Key, error) {
+	f.mu.Lock()
+	key, ok := f.current[path]
+	f.mu.Unlock()
 	if err := f.call(ctx); err != nil {
 		return nil, err
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.settled = append(f.settled, path)
-	key, ok := f.current[path]
 	if !ok {
 		return nil, nil
 	}

@@ -74,7 +74,9 @@ func (m mount) tryPatch(t testing.TB, path string, data fields) (*api.Secret, er
 	return m.client.Logical().JSONMergePatch(t.Context(), m.at(path), data)
 }
 
-func (m mount) tryDelete(path string) (*api.Secret, error) { return m.client.Logical().Delete(m.at(path)) }
+func (m mount) tryDelete(path string) (*api.Secret, error) {
+	return m.client.Logical().Delete(m.at(path))
+}
 
 func (m mount) tryList(path string) (*api.Secret, error) { return m.client.Logical().List(m.at(path)) }
 

@@ -157,7 +157,7 @@ func TestRedirectsAreRefusedWhateverTheirTarget(t *testing.T) {
 					t.Parallel()
 					synctest.Test(t, func(t *testing.T) {
 						u := consoletest.OnPipes(t)
-						u.FailAlways(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+						u.FailNext(1, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 							w.Header().Set("Location", cmp.Or(to.location, r.URL.String()))
 							w.WriteHeader(code)
 						}))

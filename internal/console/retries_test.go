@@ -129,6 +129,7 @@ func TestRetryAfterIsWaitedForAndPassedOn(t *testing.T) {
 		{"the whole time", "60", 1, 0, 0, time.Minute},
 		{"a date", at(90 * time.Second), 1, 0, 0, 90 * time.Second},
 		{"an hour", "3600", 1, 0, 0, maxRetryAfter},
+		{"a date in an hour", at(time.Hour), 1, 0, 0, maxRetryAfter},
 		{"more than 32 bits", "4294967296", 1, 0, 0, maxRetryAfter},
 	} {
 		for code, reason := range map[int]Reason{429: ReasonRateLimited, 503: ReasonUpstream} {

@@ -112,7 +112,7 @@ func TestMergeRefusesHalfACredential(t *testing.T) {
 			assert.NoError(t, err, name)
 			continue
 		}
-		assert.ErrorContains(t, err, test.says, name)
+		require.ErrorContains(t, err, test.says, name)
 		assert.NotRegexp(t, `[^ -~]`, err.Error(), name)
 	}
 }

@@ -94,6 +94,22 @@ func TestARetryIsMadeOnlyWhileItIsWanted(t *testing.T) {
 	}
 }
 
+func TestRequestTimeoutIsThatOfAllTriesTogether(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		u := consoletest.OnPipes(t)
+		u.SetDelay(1200 * time.Millisecond)
+		u.FailAlways(consoletest.Status(http.StatusServiceUnavailable, "", nil))
+		request := exchangeAt(u.URL, V3)
+		request.Timeout = 2 * time.Second
+		started := time.Now()
+		_, err := newClient(t, "", u.Dial).Exchange(t.Context(), request)
+		assert.Equal(t, ReasonTimeout, requireFailed(t, err).Reason)
+		assert.Equal(t, request.Timeout, time.Since(started))
+		assert.Equal(t, 2, u.Exchanges())
+	})
+}
+
 func TestExchangeThatIsGivenUpDuringAPauseEndsAtOnce(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

@@ -1026,7 +1026,7 @@ func (m *model) checkServed(r *modelRun, e *modelExchange) {
 	for _, f := range m.exchanges {
 		// What Snowplow refused before this write of the key does not count, nor what storage may not have heard of.
 		heard := f.load == r.load || m.loads[f.load].ended-f.ended > time.Second && !m.trouble(f.ended, m.loads[f.load].ended)
-		m.never(f.outcome == "refused" && f.with(e.modelCredential) && e.id != "" && m.written[e.id].from <= f.began && e.began < f.ended && f.ended < r.began && heard && !(f.write != nil && f.write.lost) && m.stable(e.modelCredential, r.ended),
+		m.never(f.outcome == "refused" && f.with(e.modelCredential) && e.id != "" && m.written[e.id].from <= f.began && e.began < f.ended && f.ended < r.began && heard && (f.write == nil || !f.write.lost) && m.stable(e.modelCredential, r.ended),
 			"refused-key-served", "%s, of %s, after %s", r, e, f)
 	}
 	least, most := r.reuse()

@@ -206,7 +206,7 @@ func (c *cacheUnderTest) restart() {
 func (c *cacheUnderTest) get(key Key, reuse time.Duration) (Served, error) {
 	ctx, cancel := context.WithCancel(c.t.Context())
 	defer cancel()
-	return c.Cache.Get(ctx, key, reuse, c.exchange.exchange)
+	return c.Get(ctx, key, reuse, c.exchange.exchange)
 }
 
 func (c *cacheUnderTest) mustGet(key Key, reuse time.Duration) Served {

@@ -82,14 +82,15 @@ func TestMonitoring(t *testing.T) {
 
 	// A key is old after 45 s here. That alert is passed over until it is expected.
 	isKeyOld := func(alert string) bool { return strings.HasPrefix(alert, "SnowplowKeyOld ") }
-	// expectBeside waits until these alerts fire and no other beside one that may, while readers go on.
-	expectBeside := func(may, when string, want ...string) {
+	may := "" // the name of an alert that may fire beside those that are expected
+	// expect waits until these alerts fire and no others, while readers go on.
+	expect := func(when string, want ...string) {
 		t.Helper()
 		eventually(t, 3*time.Minute, when, func() error {
 			for _, path := range []string{"token", "token/analytics", "token/ingest"} {
 				_, _ = m.tryRead(path) // what comes of it is in the metrics
 			}
-			firing, err := p.firing(t)
+			firing, err := p.firing()
 			firing = slices.DeleteFunc(firing, func(alert string) bool {
 				return may != "" && strings.HasPrefix(alert, may+" ") || isKeyOld(alert) && !slices.ContainsFunc(want, isKeyOld)
 			})
@@ -99,16 +100,11 @@ func TestMonitoring(t *testing.T) {
 			return err
 		})
 	}
-	expect := func(when string, want ...string) {
-		t.Helper()
-		expectBeside("", when, want...)
-	}
-
 	eventually(t, patience, "every path is ok", func() error {
 		for _, path := range []string{"token", "token/analytics", "token/ingest"} {
 			m.jwt(t, path)
 		}
-		ok, err := p.query(t, `snowplow_state{mount="snowplow",state="ok"} == 1 and on () sum(up) == 2`)
+		ok, err := p.query(`snowplow_state{mount="snowplow",state="ok"} == 1 and on () sum(up) == 2`)
 		if err == nil && len(ok) != 3 {
 			err = fmt.Errorf("these are: %s", ok)
 		}
@@ -125,9 +121,10 @@ func TestMonitoring(t *testing.T) {
 		return true
 	})
 	m.remove(t, "token/analytics")
-	// Tries become rarer, so the alert on their number can be over before the slowest one fires.
-	expectBeside("SnowplowExchangesFailing", "alerts fire while Console fails, one role has no JWT, and another's key is refused",
+	may = "SnowplowExchangesFailing" // tries become rarer, so it can be over before the slowest one fires
+	expect("alerts fire while Console fails, one role has no JWT, and another's key is refused",
 		"SnowplowKeyRefused token/ingest", "SnowplowNoSuccess", "SnowplowReadsFailing token/analytics", "SnowplowServingStale token")
+	may = ""
 
 	console.Intercept(nil)
 	console.SetValidity(15 * time.Second)
@@ -162,7 +159,7 @@ func TestMonitoring(t *testing.T) {
 		}
 	}
 	var mounts []string
-	require.NoError(t, p.get(t, "label/mount/values", url.Values{"match[]": {"snowplow_plugin_info"}}, &mounts))
+	require.NoError(t, p.get("label/mount/values", url.Values{"match[]": {"snowplow_plugin_info"}}, &mounts))
 	require.Equal(t, []string{"snowplow"}, mounts, "what the dashboard's variable mount offers")
 	require.Contains(t, s.run(t, "read", "-format=raw", "snowplow/metrics"), "snowplow_plugin_info{", "the command of README.md")
 }
@@ -198,18 +195,12 @@ func monitoringRecipe(t *testing.T, s server) recipe {
 	return r
 }
 
-// watcher is a running Prometheus.
-type watcher struct {
-	client  *http.Client
-	address string
-}
+// watcher is the address of a running Prometheus.
+type watcher string
 
 // get asks Prometheus' API.
-func (p watcher) get(t testing.TB, path string, parameters url.Values, data any) error {
-	t.Helper()
-	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://"+p.address+"/api/v1/"+path+"?"+parameters.Encode(), nil)
-	require.NoError(t, err)
-	resp, err := p.client.Do(req)
+func (p watcher) get(path string, parameters url.Values, data any) error {
+	resp, err := cleanhttp.DefaultClient().Get("http://" + string(p) + "/api/v1/" + path + "?" + parameters.Encode())
 	if err != nil {
 		return err
 	}
@@ -218,11 +209,8 @@ func (p watcher) get(t testing.TB, path string, parameters url.Values, data any)
 		Error string
 		Data  any
 	}{Data: data}
-	if err := json.NewDecoder(resp.Body).Decode(&answer); err != nil {
-		return fmt.Errorf("%s: %w", resp.Status, err)
-	}
-	if resp.StatusCode != http.StatusOK {
-		return fmt.Errorf("%s: %s", resp.Status, answer.Error)
+	if err := json.NewDecoder(resp.Body).Decode(&answer); err != nil || answer.Error != "" {
+		return errors.Join(fmt.Errorf("%s: %s", resp.Status, answer.Error), err)
 	}
 	return nil
 }
@@ -253,8 +241,8 @@ func startPrometheus(t testing.TB, program, promtool string, r recipe) watcher {
 		if address == nil {
 			return errors.New("it does not listen")
 		}
-		p = watcher{cleanhttp.DefaultClient(), address[1]}
-		_, err = p.query(t, "up")
+		p = watcher(address[1])
+		_, err = p.query("up")
 		return err
 	})
 	return p
@@ -270,9 +258,8 @@ func quick(text string) string {
 }
 
 // firing lists the alerts that fire, sorted, each with the path that it is about.
-func (p watcher) firing(t testing.TB) ([]string, error) {
-	t.Helper()
-	series, err := p.query(t, `count by (alertname, path) (ALERTS{alertstate="firing"})`)
+func (p watcher) firing() ([]string, error) {
+	series, err := p.query(`count by (alertname, path) (ALERTS{alertstate="firing"})`)
 	var firing []string
 	for _, alert := range series {
 		firing = append(firing, strings.TrimSpace(string(alert.Metric["alertname"]+" "+alert.Metric["path"])))
@@ -282,10 +269,9 @@ func (p watcher) firing(t testing.TB) ([]string, error) {
 }
 
 // query returns the series that a query has now.
-func (p watcher) query(t testing.TB, query string) (model.Vector, error) {
-	t.Helper()
+func (p watcher) query(query string) (model.Vector, error) {
 	var data struct{ Result model.Vector }
-	err := p.get(t, "query", url.Values{"query": {query}}, &data)
+	err := p.get("query", url.Values{"query": {query}}, &data)
 	return data.Result, err
 }
 
@@ -295,7 +281,7 @@ type rule struct{ Type, Name, Query, Health, LastError string }
 func (p watcher) rules(t testing.TB) []rule {
 	t.Helper()
 	var data struct{ Groups []struct{ Rules []rule } }
-	require.NoError(t, p.get(t, "rules", nil, &data))
+	require.NoError(t, p.get("rules", nil, &data))
 	var rules []rule
 	for _, group := range data.Groups {
 		rules = append(rules, group.Rules...)
@@ -308,7 +294,7 @@ func (p watcher) rules(t testing.TB) []rule {
 func (p watcher) hasData(t testing.TB, query string, start time.Time) bool {
 	t.Helper()
 	var data struct{ Result model.Matrix }
-	require.NoError(t, p.get(t, "query_range", url.Values{
+	require.NoError(t, p.get("query_range", url.Values{
 		"query": {query},
 		"start": {start.UTC().Format(time.RFC3339)},
 		"end":   {time.Now().UTC().Format(time.RFC3339)},

@@ -30,15 +30,8 @@ type agentHost struct {
 // trust.
 func newAgentHost(t *testing.T) agentHost {
 	t.Helper()
-	// The recipe names the mount snowplow/.
-	s := startServer(t)
-	console := consoletest.NewServer(t)
-	console.AddKey(analyticsKey)
-	m := s.mount(t, "snowplow", "")
-	m.write(t, "config", defaultConfig(console))
-	m.write(t, "roles/analytics", keyOf(analyticsKey))
-
-	url, ca := behindTLS(t, s)
+	m, console := configuredAlone(t)
+	url, ca := behindTLS(t, m.server)
 	h := agentHost{etc: filepath.Join(t.TempDir(), "etc"), run: t.TempDir(), mount: m, console: console}
 	h.recipe = copyRecipe(t, "agent",
 		"https://vault.example.com:8200", url,
@@ -52,10 +45,10 @@ func newAgentHost(t *testing.T) agentHost {
 	)
 	require.NoError(t, os.WriteFile(h.path("vault-ca.pem"), ca, 0o600))
 
-	h.recipe.run(t, s, strings.Join(h.commands(t, "The login"), "\n"))
+	h.recipe.run(t, m.server, strings.Join(h.commands(t, "The login"), "\n"))
 	host := h.commands(t, "The host")
 	require.Len(t, host, 3, "a user, files, and a service")
-	h.recipe.run(t, s, host[1])
+	h.recipe.run(t, m.server, host[1])
 	return h
 }
 

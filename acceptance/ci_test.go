@@ -92,7 +92,7 @@ func addJWTAuth(t *testing.T, s server) {
 // ciRunner is a machine that runs jobs, with a Vault that has been set up by the recipe's commands.
 type ciRunner struct {
 	recipe
-	server         server
+	mount
 	console        *consoletest.Server
 	github, gitlab issuer
 	path           string // of programs
@@ -101,9 +101,8 @@ type ciRunner struct {
 func newCIRunner(t *testing.T) ciRunner {
 	t.Helper()
 	lookPath(t, "curl", "install curl")
-	c := ciRunner{console: consoletest.NewServer(t), github: newIssuer(t), gitlab: newIssuer(t), path: vaultOnPath(t)}
-	// The key of CI.
-	c.console.AddKey(analyticsKey)
+	c := ciRunner{github: newIssuer(t), gitlab: newIssuer(t), path: vaultOnPath(t)}
+	c.mount, c.console = configuredAlone(t) // the key of its team is that of CI
 	c.recipe = copyRecipe(t, "ci",
 		"https://token.actions.githubusercontent.com", c.github.url,
 		"https://gitlab.com", c.gitlab.url)
@@ -116,13 +115,10 @@ func newCIRunner(t *testing.T) ciRunner {
 	require.NoError(t, err)
 	require.NoError(t, os.Symlink(status, filepath.Join(c.path, "snowplow-cli")))
 
-	// The recipe names the mount snowplow/.
-	c.server = startServer(t)
 	addJWTAuth(t, c.server)
-	c.server.mount(t, "snowplow", "").write(t, "config", defaultConfig(c.console))
 	for _, heading := range []string{"A role for CI", "GitHub Actions", "GitLab CI"} {
 		for _, block := range c.commands(t, heading) {
-			c.run(t, c.server, "API_KEY_ID="+analyticsKey.ID+"\n"+block)
+			c.recipe.run(t, c.server, "API_KEY_ID="+analyticsKey.ID+"\n"+block)
 		}
 	}
 	return c
@@ -141,8 +137,7 @@ func (c ciRunner) requireJobDone(t *testing.T, output string, err error) {
 	t.Helper()
 	require.NoError(t, err, "%s", output)
 	require.Contains(t, output, consoletest.DefaultOrganizationID, "what snowplow-cli prints")
-	m := mount{server: c.server, path: "snowplow", client: c.server.Client}
-	got := m.jwt(t, "token/ci")
+	got := c.jwt(t, "token/ci")
 	requireKeyID(t, c.console, got, analyticsKey.ID)
 	require.NotContains(t, output, got)
 }

@@ -1,10 +1,10 @@
 package acceptance
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
-	"encoding/json"
 	"encoding/pem"
 	"fmt"
 	"io"
@@ -68,64 +68,40 @@ func TestCommandsOfThePages(t *testing.T) {
 
 // block is a fenced block of a page, with what the comments in front of it say.
 type block struct {
-	line                int
-	kind, text          string
-	first, shows, fails []string
-	skip                string
+	line       int
+	kind, text string
+	notes      map[string][]string
 }
 
-var comment = regexp.MustCompile(`^<!-- ([a-z ]+): (.*) -->$`)
+var (
+	fenced  = regexp.MustCompile("(?ms)^( *)```(\\w*)\n(.*?)^ *```$")
+	comment = regexp.MustCompile(`(?m)^ *<!-- ([a-z ]+): (.*) -->$`)
+)
 
-func blocksOf(t *testing.T, page string) []block {
+func blocksOf(t *testing.T, page string) (blocks []block) {
 	t.Helper()
 	content, err := os.ReadFile(page)
 	require.NoError(t, err)
-	var blocks []block
-	var b block
-	fence, inside := "", false
-	for i, line := range strings.Split(string(content), "\n") {
-		trimmed := strings.TrimLeft(line, " ")
-		kind, isFence := strings.CutPrefix(trimmed, "```")
-		switch match := comment.FindStringSubmatch(trimmed); {
-		case inside && line == fence:
-			blocks = append(blocks, b)
-			b, inside = block{}, false
-		case inside:
-			// A block in a list is indented.
-			b.text += strings.TrimPrefix(line, strings.TrimSuffix(fence, "```")) + "\n"
-		case isFence:
-			fence, inside = strings.TrimSuffix(line, kind), true
-			b.line, b.kind = i+1, kind
-		case match != nil:
-			switch match[1] {
-			case "first":
-				b.first = append(b.first, match[2])
-			case "shows":
-				b.shows = append(b.shows, match[2])
-			case "fails":
-				b.fails = append(b.fails, match[2])
-			case "not run":
-				b.skip = match[2]
-			case "needs":
-				require.Equal(t, "root", match[2], "%s:%d", page, i+1)
-				if os.Geteuid() != 0 {
-					b.skip = "root does not run this test"
-				}
-			default:
-				require.Fail(t, "unknown comment", "%s:%d: %s", page, i+1, line)
-			}
+	text, end := string(content), 0 // of the block before
+	for _, at := range fenced.FindAllStringSubmatchIndex(text, -1) {
+		b := block{line: 1 + strings.Count(text[:at[0]], "\n"), kind: text[at[4]:at[5]], notes: map[string][]string{}}
+		// A block in a list is indented.
+		b.text = regexp.MustCompile("(?m)^"+text[at[2]:at[3]]).ReplaceAllString(text[at[6]:at[7]], "")
+		for _, note := range comment.FindAllStringSubmatch(text[end:at[0]], -1) {
+			require.Contains(t, []string{"first", "shows", "fails", "needs", "not run"}, note[1], "%s:%d", page, b.line)
+			b.notes[note[1]] = append(b.notes[note[1]], note[2])
 		}
+		blocks, end = append(blocks, b), at[1]
 	}
-	require.False(t, inside, "%s:%d: the block does not end", page, b.line)
+	require.Equal(t, 2*len(blocks), strings.Count(text, "```"), "%s: each block has a beginning and an end", page)
 	return blocks
 }
 
-// operator follows a page in a folder, with a server and a Console. Below dir are /opt/vault and the like.
+// operator follows a page in a folder, with a Console. Below dir are /opt/vault and the like.
 type operator struct {
-	dir, api, proxy string
-	words           *strings.Replacer // of the pages, and what is there in their place
-	env             []string
-	server          *vaulttest.Process
+	dir   string
+	words *strings.Replacer // of the pages, and what is there in their place
+	env   []string
 }
 
 // newOperator prepares all but the server, which the page's script starts.
@@ -171,22 +147,18 @@ func newOperator(t *testing.T, config string) *operator {
 
 	port, err := vaulttest.FreePort()
 	require.NoError(t, err)
-	o.api, o.proxy = fmt.Sprint("127.0.0.1:", port), proxy.URL
+	api := fmt.Sprint("127.0.0.1:", port)
 	o.words = strings.NewReplacer(
-		"vault.example.com:8200", o.api, "vault-1.example.com:8200", o.api, "0.0.0.0:8200", o.api,
+		"vault.example.com:8200", api, "vault-1.example.com:8200", api, "0.0.0.0:8200", api,
 		"vault-1.example.com:8201", fmt.Sprint("127.0.0.1:", port+1), "http://proxy.example.com:3128", proxy.URL,
 		"/opt/vault", dir+"/opt/vault", "/etc/vault.d", dir+"/etc", "/usr/bin/vault", dir+"/usr/bin/vault", "/etc/ssl/private-ca", dir+"/tls",
 		"<UUID>", organizationID, "<ID>", "demo-key", "<NEW ID>", "demo-key-2", "<ID of the team's key>", "analytics-key",
 		"<file with the key>", "api-key", "<file with the team's key>", "team-api-key", "analytics-api-key", "team-api-key",
 	)
 	o.write(t, "etc/vault.hcl", o.words.Replace(config))
-	for name, lines := range stubs {
-		o.write(t, "stubs/"+name, "#!/usr/bin/env bash\nset -euo pipefail\n"+lines+"\n")
-	}
-	o.env = append(o.env, "SITE="+dir, "ROOT="+root, "VAULT_PROGRAM="+program.Path, "CONTROL="+o.control(t),
-		"SYSTEM_PATH="+os.Getenv("PATH"), "PATH="+dir+"/stubs:"+os.Getenv("PATH"),
+	o.env = append(o.env, "SITE="+dir, "ROOT="+root, "VAULT_PROGRAM="+program.Path, "API="+api,
 		"SNOWPLOW_ORGANIZATION_ID="+organizationID, "SNOWPLOW_CONSOLE_URL=https://console.snowplowanalytics.com",
-		"VAULT_ADDR=https://"+o.api, "VAULT_CACERT="+dir+"/tls/own-ca.pem",
+		"VAULT_ADDR=https://"+api, "VAULT_CACERT="+dir+"/tls/own-ca.pem",
 		"HTTPS_PROXY="+proxy.URL, "NO_PROXY=127.0.0.1", "CURL_CA_BUNDLE="+dir+"/tls/all-ca.pem")
 	return o
 }
@@ -199,41 +171,55 @@ func (o *operator) write(t *testing.T, name, content string) {
 	require.NoError(t, os.WriteFile(o.path(name), []byte(content), 0o755))
 }
 
-// stubs are programs that do something else in a test.
-var stubs = map[string]string{
-	"sudo": `exec "$@"`,
-	"git":  `[[ $1 == checkout ]]`, // a tag, which need not be there yet
-	"make": `PATH=$SYSTEM_PATH exec make -s -C "$ROOT" BIN="$SITE/here/bin" "$@"`,
-	"vault": `export HOME=$SITE/home
-if [[ "$*" == "operator unseal" ]]; then
-	set -- operator unseal "$(cat "$SITE/unseal-key")" # an operator types it
-fi
-exec "$SITE/usr/bin/vault" "$@"`,
-	"systemctl": `[[ "$*" == "restart vault" ]]
-exec 3<>"/dev/tcp/${CONTROL/://}"
-problem=$(cat <&3)
-[[ -z $problem ]] || { echo "$problem" >&2; exit 1; }`,
-	"install": `if ((EUID != 0)); then # only root may give a file to another user
-	kept=()
-	while (($#)); do
-		case $1 in -o | -g) shift ;; *) kept+=("$1") ;; esac
-		shift
-	done
-	set -- "${kept[@]}"
-fi
-PATH=$SYSTEM_PATH exec install "$@"`,
-}
-
-// A page's script begins with these; setUpMount is for pages that do not enable a mount themselves.
+// A page's script begins with these; setUpMount is for pages that do not enable a mount themselves. Functions stand in
+// for programs that do something else in a test.
 const (
 	setUp = `set -euo pipefail
 umask 022
+sudo() { "$@"; }
+git() { [[ $1 == checkout ]]; } # a tag, which need not be there yet
+make() { command make -s -C "$ROOT" BIN="$SITE/here/bin" "$@"; }
+vault() {
+	if [[ "$*" == "operator unseal" ]]; then
+		set -- operator unseal "$(cat "$SITE/unseal-key")" # an operator types it
+	fi
+	HOME=$SITE/home "$SITE/usr/bin/vault" "$@"
+}
+export -f vault
+install() {
+	local arguments=("$@")
+	if ((EUID != 0)); then # only root may give a file to another user
+		arguments=()
+		while (($#)); do
+			case $1 in -o | -g) shift ;; *) arguments+=("$1") ;; esac
+			shift
+		done
+	fi
+	command install "${arguments[@]}"
+}
+server='' # its process
+stop() {
+	if [[ -n $server ]]; then
+		kill "$server" || true
+		wait "$server" || true
+	fi
+}
+systemctl() {
+	[[ "$*" == "restart vault" ]]
+	stop
+	local user=(--pdeathsig=TERM) # so that it does not outlive a script that is killed
+	((EUID != 0)) || user+=(--reuid=65534 --regid=65534 --clear-groups)
+	setpriv "${user[@]}" env -i PATH="$PATH" HOME="$SITE/home" HTTPS_PROXY="$HTTPS_PROXY" SSL_CERT_FILE="$SITE/tls/public-ca.pem" \
+		"$SITE/usr/bin/vault" server -config="$SITE/etc/vault.hcl" >>"$SITE/server.log" 2>&1 3>&- &
+	server=$!
+	until (exec 4<>"/dev/tcp/${API/://}"); do kill -0 "$server"; sleep 0.2; done
+}
 mkdir -p "$SITE"/{out,home,usr/bin} "$SITE"/opt/vault/{plugins,data,audit}
 chmod -R go+rX "$SITE"
 chmod 777 "$SITE"/home "$SITE"/opt/vault/{data,audit} # Vault's user writes to these
 exec 3>&1 >"$SITE/out/set-up" 2>&1
 output=$SITE/out/set-up
-trap 'status=$?; ((status == 0)) || { echo "${output##*/}: status $status:"; cat "$output"; } >&3' EXIT
+trap 'status=$?; stop; ((status == 0)) || { echo "${output##*/}: status $status:"; cat "$output"; tail -n 30 "$SITE/server.log"; } >&3' EXIT
 ln -s "$ROOT/examples" .
 install -m 0755 "$VAULT_PROGRAM" "$SITE/usr/bin/vault"
 systemctl restart vault
@@ -263,13 +249,17 @@ func (o *operator) follow(t *testing.T, page string, blocks []block) {
 		script += fmt.Sprintf("output=$SITE/out/%s\nexec >\"$output\" 2>&1\n%s\n", output, o.words.Replace(commands))
 	}
 	for _, b := range blocks {
+		reason := strings.Join(b.notes["not run"], "")
+		if b.notes["needs"] != nil && os.Geteuid() != 0 {
+			reason = "root does not run this test"
+		}
 		switch {
 		case b.kind != "sh":
-		case b.skip != "":
-			t.Logf("%s:%d: not run: %s", page, b.line, b.skip)
+		case reason != "":
+			t.Logf("%s:%d: not run: %s", page, b.line, reason)
 		default:
-			run(fmt.Sprint(b.line, "-first"), strings.Join(b.first, "\n"))
-			if b.fails != nil {
+			run(fmt.Sprint(b.line, "-first"), strings.Join(b.notes["first"], "\n"))
+			if b.notes["fails"] != nil {
 				b.text = "set +e\n(set -e\n" + b.text + ")\nstatus=$?\nset -e\n((status != 0))"
 			}
 			run(fmt.Sprint(b.line), b.text)
@@ -288,7 +278,7 @@ func (o *operator) follow(t *testing.T, page string, blocks []block) {
 		switch b.kind {
 		case "sh":
 			answer, _ = os.ReadFile(o.path(fmt.Sprint("out/", b.line)))
-			for _, text := range append(b.fails, b.shows...) {
+			for _, text := range append(b.notes["fails"], b.notes["shows"]...) {
 				if answer != nil {
 					require.Contains(t, string(answer), o.words.Replace(text), "%s:%d: the output", page, b.line)
 				}
@@ -303,83 +293,13 @@ func (o *operator) follow(t *testing.T, page string, blocks []block) {
 }
 
 // shape is what an answer has below "data", with the types of values in place of the values.
-func shape(t *testing.T, text []byte) any {
+func shape(t *testing.T, answer []byte) string {
 	t.Helper()
-	var answer struct{ Data any }
-	require.NoError(t, json.Unmarshal(text, &answer), "%s", text)
-	var typed func(value any) any
-	typed = func(value any) any {
-		switch value := value.(type) {
-		case map[string]any:
-			for name := range value {
-				value[name] = typed(value[name])
-			}
-			return value
-		case []any:
-			for i := range value {
-				value[i] = typed(value[i])
-			}
-			return value
-		default:
-			return fmt.Sprintf("%T", value)
-		}
-	}
-	return typed(answer.Data)
-}
-
-// control is the address where the page's systemctl asks for a restart, and reads what went wrong.
-func (o *operator) control(t *testing.T) string {
-	t.Helper()
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	stopped := make(chan struct{})
-	go func() {
-		defer close(stopped)
-		for {
-			conn, err := listener.Accept()
-			if err != nil {
-				return
-			}
-			if err := o.restart(); err != nil {
-				_, _ = fmt.Fprintln(conn, err)
-			}
-			_ = conn.Close()
-		}
-	}()
-	t.Cleanup(func() {
-		_ = listener.Close()
-		<-stopped
-		if o.server != nil {
-			o.server.Stop()
-			if t.Failed() {
-				t.Logf("the end of Vault's log:\n%s", o.server.Tail())
-			}
-		}
-	})
-	return listener.Addr().String()
-}
-
-func (o *operator) restart() error {
-	if o.server != nil {
-		o.server.Stop()
-	}
-	cmd := exec.Command(o.path("usr/bin/vault"), "server", "-config="+o.path("etc/vault.hcl"))
-	if os.Geteuid() == 0 {
-		// A change of the user ends what StartProcess arranges: that the program ends with the test.
-		cmd = exec.Command("setpriv", append([]string{"--reuid=65534", "--regid=65534", "--clear-groups", "--pdeathsig=TERM"}, cmd.Args...)...)
-	}
-	cmd.Env = append(os.Environ(), "HOME="+o.path("home"), "HTTPS_PROXY="+o.proxy, "SSL_CERT_FILE="+o.path("tls/public-ca.pem"))
-	var err error
-	if o.server, err = vaulttest.StartProcess(cmd, o.path("server.log")); err != nil {
-		return err
-	}
-	return poll(patience, func() error {
-		conn, err := net.Dial("tcp", o.api)
-		if err != nil {
-			return fmt.Errorf("starting Vault: %w", err)
-		}
-		return conn.Close()
-	})
+	cmd := exec.Command("jq", "--sort-keys", `.data | walk(if type == "object" or type == "array" then . else type end)`)
+	cmd.Stdin = bytes.NewReader(answer)
+	out, err := cmd.Output()
+	require.NoError(t, err, "%s", answer)
+	return string(out)
 }
 
 // tunnelsTo is an HTTP proxy whose tunnels all lead to one address, whatever host they are for.

@@ -22,13 +22,9 @@ func TestSnowplowExec(t *testing.T) {
 	t.Parallel()
 	snowplowExec, err := buildExec()
 	require.NoError(t, err)
-	console := consoletest.NewServer(t)
-	console.AddKey(analyticsKey)
-	// The example policy names the mount snowplow/.
-	s := startServer(t)
-	m := s.mount(t, "snowplow", "")
-	m.write(t, "config", defaultConfig(console))
-	m.write(t, "roles/analytics", with(keyOf(analyticsKey), fields{"ttl": "2s"}))
+	m, console := configuredAlone(t)
+	s := m.server
+	m.write(t, "roles/analytics", fields{"ttl": "2s"})
 	policy, err := os.ReadFile("../examples/policies/team.hcl")
 	require.NoError(t, err)
 	require.NoError(t, s.Client.Sys().PutPolicy("team", string(policy)))

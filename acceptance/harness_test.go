@@ -180,6 +180,3 @@ func (s server) createToken(t testing.TB, rules string) string {
 	require.NoError(t, err)
 	return token
 }
-
-// pluginPIDs are the processes of the plugin that run now.
-func (s server) pluginPIDs() ([]int, error) { return s.PluginPIDs("") }

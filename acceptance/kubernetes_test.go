@@ -14,19 +14,20 @@ import (
 
 	"github.com/stretchr/testify/require"
 	"gopkg.in/yaml.v3"
-
-	"github.com/snowplow-vault/vault-plugin-secrets-snowplow/internal/consoletest"
 )
 
 // manifest is one Kubernetes object of a file.
 type manifest map[string]any
 
-// at returns the value at a path of names, or nil.
-func (m manifest) at(path ...string) any {
+// at returns the value at a path of names, or nil. Of a list, it takes the first.
+func (m manifest) at(path string) any {
 	var value any = map[string]any(m)
-	for _, name := range path {
+	for name := range strings.SplitSeq(path, ".") {
 		inner, _ := value.(map[string]any)
 		value = inner[name]
+		if list, ok := value.([]any); ok {
+			value = list[0]
+		}
 	}
 	return value
 }
@@ -47,7 +48,7 @@ func manifests(t testing.TB, name string) map[string]manifest {
 		m := manifest(object)
 		kind := fmt.Sprintf("%s/%s", m["apiVersion"], m["kind"])
 		require.NotContains(t, found, kind)
-		require.Equal(t, "app", m.at("metadata", "namespace"), "the namespace of %s in %s", kind, name)
+		require.Equal(t, "app", m.at("metadata.namespace"), "the namespace of %s in %s", kind, name)
 		found[kind] = m
 	}
 }
@@ -63,13 +64,8 @@ func TestKubernetesManifests(t *testing.T) {
 	recipe := copyRecipe(t, "kubernetes")
 	require.Contains(t, recipe.file(t, "README.md"), "auth/kubernetes/role/"+vaultRole+" ")
 
-	// The recipe names the mount snowplow/.
-	s := startServer(t)
-	console := consoletest.NewServer(t)
-	console.AddKey(analyticsKey)
-	root := s.mount(t, "snowplow", "")
-	root.write(t, "config", defaultConfig(console))
-	root.write(t, "roles/analytics", keyOf(analyticsKey))
+	root, console := configuredAlone(t)
+	s := root.server
 	token := s.createToken(t, recipe.file(t, "../policies/team.hcl"))
 	holder := root.as(t, token)
 	reuse, err := root.read(t, "config").Data["reuse_period"].(json.Number).Int64()
@@ -85,34 +81,30 @@ func TestKubernetesManifests(t *testing.T) {
 	t.Run("agent-injector.yaml", func(t *testing.T) {
 		objects := manifests(t, "agent-injector.yaml")
 		require.Len(t, objects, 2)
-		pod := manifest(objects[deployment].at("spec", "template").(map[string]any))
-		require.Equal(t, objects[serviceAccount].at("metadata", "name"), pod.at("spec", "serviceAccountName"))
+		pod := manifest(objects[deployment].at("spec.template").(map[string]any))
+		require.Equal(t, objects[serviceAccount].at("metadata.name"), pod.at("spec.serviceAccountName"))
 		annotations := map[string]string{}
-		for name, value := range pod.at("metadata", "annotations").(map[string]any) {
+		for name, value := range pod.at("metadata.annotations").(map[string]any) {
 			short, ours := strings.CutPrefix(name, "vault.hashicorp.com/")
 			require.True(t, ours, name)
 			annotations[short] = value.(string)
 		}
-		require.Equal(t, "true", annotations["agent-inject"])
-		require.Equal(t, vaultRole, annotations["role"])
-		require.Equal(t, "true", annotations["error-on-missing-key-snowplow-token"])
-		require.Equal(t, "0400", annotations["agent-inject-perms-snowplow-token"])
+		require.Subset(t, annotations, map[string]string{
+			"agent-inject": "true", "role": vaultRole, "error-on-missing-key-snowplow-token": "true", "agent-inject-perms-snowplow-token": "0400",
+			"agent-service-account-token-volume-name": pod.at("spec.volumes.name").(string),
+		})
 		readable(t, annotations["agent-inject-secret-snowplow-token"])
 		template := annotations["agent-inject-template-snowplow-token"]
 		require.Contains(t, template, annotations["agent-inject-secret-snowplow-token"])
 
-		volume := manifest(pod.at("spec", "volumes").([]any)[0].(map[string]any))
-		require.Equal(t, annotations["agent-service-account-token-volume-name"], volume.at("name"))
-		projected := manifest(volume.at("projected", "sources").([]any)[0].(map[string]any))
-		require.Equal(t, "vault", projected.at("serviceAccountToken", "audience"))
-		require.GreaterOrEqual(t, projected.at("serviceAccountToken", "expirationSeconds"), 600, "the least that Kubernetes accepts")
-		container := manifest(pod.at("spec", "containers").([]any)[0].(map[string]any))
-		require.Equal(t, "/vault/secrets/snowplow-token", container.at("env").([]any)[0].(map[string]any)["value"])
+		const login = "spec.volumes.projected.sources.serviceAccountToken."
+		require.Equal(t, "vault", pod.at(login+"audience"))
+		require.GreaterOrEqual(t, pod.at(login+"expirationSeconds"), 600, "the least that Kubernetes accepts")
+		require.Equal(t, "/vault/secrets/snowplow-token", pod.at("spec.containers.env.value"))
 
 		// The injector makes such a configuration of the annotations.
-		dir := t.TempDir()
-		require.NoError(t, os.WriteFile(filepath.Join(dir, "login"), []byte(token), 0o600))
-		rendered := filepath.Join(dir, "snowplow-token")
+		loginFile, rendered := filepath.Join(recipe.dir, "login"), filepath.Join(recipe.dir, "snowplow-token")
+		require.NoError(t, os.WriteFile(loginFile, []byte(token), 0o600))
 		config := fmt.Sprintf(`
 vault { address = %q }
 exit_after_auth = true
@@ -125,13 +117,11 @@ template {
   perms = %q
   error_on_missing_key = true
 }
-`, s.Address(), filepath.Join(dir, "login"), template, rendered, annotations["agent-inject-perms-snowplow-token"])
-		require.NoError(t, os.WriteFile(filepath.Join(dir, "agent.hcl"), []byte(config), 0o600))
-		_, err := s.CLI("", "agent", "-config="+filepath.Join(dir, "agent.hcl"))
+`, s.Address(), loginFile, template, rendered, annotations["agent-inject-perms-snowplow-token"])
+		require.NoError(t, os.WriteFile(recipe.path("agent.hcl"), []byte(config), 0o600))
+		_, err := s.CLI("", "agent", "-config="+recipe.path("agent.hcl"))
 		require.NoError(t, err)
-		jwt, err := os.ReadFile(rendered)
-		require.NoError(t, err)
-		requireKeyID(t, console, string(jwt), analyticsKey.ID)
+		requireKeyID(t, console, recipe.file(t, "snowplow-token"), analyticsKey.ID)
 		info, err := os.Stat(rendered)
 		require.NoError(t, err)
 		require.Equal(t, os.FileMode(0o400), info.Mode())
@@ -142,13 +132,13 @@ template {
 		objects := manifests(t, "vault-secrets-operator.yaml")
 		require.Len(t, objects, 5)
 		connection, auth, secret := objects[group+"VaultConnection"], objects[group+"VaultAuth"], objects[group+"VaultDynamicSecret"]
-		require.Equal(t, connection.at("metadata", "name"), auth.at("spec", "vaultConnectionRef"))
-		require.Equal(t, auth.at("metadata", "name"), secret.at("spec", "vaultAuthRef"))
-		require.Equal(t, vaultRole, auth.at("spec", "kubernetes", "role"))
-		require.Equal(t, objects[serviceAccount].at("metadata", "name"), auth.at("spec", "kubernetes", "serviceAccount"))
-		require.Equal(t, []any{"vault"}, auth.at("spec", "kubernetes", "audiences"))
+		require.Equal(t, connection.at("metadata.name"), auth.at("spec.vaultConnectionRef"))
+		require.Equal(t, auth.at("metadata.name"), secret.at("spec.vaultAuthRef"))
+		require.Equal(t, vaultRole, auth.at("spec.kubernetes.role"))
+		require.Equal(t, objects[serviceAccount].at("metadata.name"), auth.at("spec.kubernetes.serviceAccount"))
+		require.Equal(t, "vault", auth.at("spec.kubernetes.audiences"))
 
-		data := readable(t, fmt.Sprintf("%s/%s", secret.at("spec", "mount"), secret.at("spec", "path")))
+		data := readable(t, fmt.Sprintf("%s/%s", secret.at("spec.mount"), secret.at("spec.path")))
 		spec := secret.at("spec").(map[string]any)
 		for _, never := range []string{"allowStaticCreds", "rolloutRestartTargets", "params", "requestHTTPMethod", "refreshAfter"} {
 			require.NotContains(t, spec, never)
@@ -158,16 +148,13 @@ template {
 		require.LessOrEqual(t, latest, longest-5*time.Hour, "what is left for a Vault that is away")
 		require.GreaterOrEqual(t, spec["renewalPercent"], 50)
 
-		pod := manifest(objects[deployment].at("spec", "template", "spec").(map[string]any))
-		volume := manifest(pod.at("volumes").([]any)[0].(map[string]any))
-		require.Equal(t, secret.at("spec", "destination", "name"), volume.at("secret", "secretName"))
-		require.Equal(t, true, secret.at("spec", "destination", "create"))
-		require.Contains(t, data, volume.at("secret", "items").([]any)[0].(map[string]any)["key"])
-		container := manifest(pod.at("containers").([]any)[0].(map[string]any))
-		mounted := container.at("volumeMounts").([]any)[0].(map[string]any)
-		require.Equal(t, volume.at("name"), mounted["name"])
-		require.NotContains(t, mounted, "subPath")
-		require.Equal(t, fmt.Sprintf("%s/access_token", mounted["mountPath"]), container.at("env").([]any)[0].(map[string]any)["value"])
+		pod := manifest(objects[deployment].at("spec.template.spec").(map[string]any))
+		require.Equal(t, secret.at("spec.destination.name"), pod.at("volumes.secret.secretName"))
+		require.Equal(t, true, secret.at("spec.destination.create"))
+		require.Contains(t, data, pod.at("volumes.secret.items.key"))
+		require.Equal(t, pod.at("volumes.name"), pod.at("containers.volumeMounts.name"))
+		require.NotContains(t, pod.at("containers.volumeMounts"), "subPath")
+		require.Equal(t, fmt.Sprint(pod.at("containers.volumeMounts.mountPath"), "/access_token"), pod.at("containers.env.value"))
 	})
 
 	t.Run("external-secrets.yaml", func(t *testing.T) {
@@ -175,20 +162,19 @@ template {
 		objects := manifests(t, "external-secrets.yaml")
 		require.Len(t, objects, 3)
 		generator, secret := objects[generatorGroup+"/VaultDynamicSecret"], objects["external-secrets.io/v1/ExternalSecret"]
-		source := manifest(secret.at("spec", "dataFrom").([]any)[0].(map[string]any))
 		require.Equal(t, map[string]any{
 			"apiVersion": generatorGroup,
 			"kind":       "VaultDynamicSecret",
-			"name":       generator.at("metadata", "name"),
-		}, source.at("sourceRef", "generatorRef"))
-		login := manifest(generator.at("spec", "provider", "auth", "kubernetes").(map[string]any))
-		require.Equal(t, vaultRole, login.at("role"))
-		require.Equal(t, objects[serviceAccount].at("metadata", "name"), login.at("serviceAccountRef", "name"))
-		require.Equal(t, []any{"vault"}, login.at("serviceAccountRef", "audiences"))
+			"name":       generator.at("metadata.name"),
+		}, secret.at("spec.dataFrom.sourceRef.generatorRef"))
+		const login = "spec.provider.auth.kubernetes."
+		require.Equal(t, vaultRole, generator.at(login+"role"))
+		require.Equal(t, objects[serviceAccount].at("metadata.name"), generator.at(login+"serviceAccountRef.name"))
+		require.Equal(t, "vault", generator.at(login+"serviceAccountRef.audiences"))
 
-		require.Equal(t, "GET", generator.at("spec", "method"), "anything else is a write, which the policy does not allow")
-		readable(t, generator.at("spec", "path").(string))
-		interval, err := time.ParseDuration(secret.at("spec", "refreshInterval").(string))
+		require.Equal(t, "GET", generator.at("spec.method"), "anything else is a write, which the policy does not allow")
+		readable(t, generator.at("spec.path").(string))
+		interval, err := time.ParseDuration(secret.at("spec.refreshInterval").(string))
 		require.NoError(t, err)
 		require.Positive(t, interval, "0 reads once and never again")
 		require.LessOrEqual(t, interval+time.Duration(reuse)*time.Second, longest/2, "the JWT's age at the next read")

@@ -130,3 +130,25 @@ func (l *constantLoad) measured() (gap time.Duration, repeated map[string]int, f
 	l.gap, l.last, l.repeated, l.failures = 0, time.Now(), map[string]int{}, nil
 	return gap, repeated, failures
 }
+
+// Each write has another key, and takes the one before away from Console: a reader who still got that would fail.
+func TestKeysAreReplacedUnderLoad(t *testing.T) {
+	t.Parallel()
+	m, console := configured(t)
+	m.write(t, "config", fields{"reuse_period": "1s"})
+	load := startLoad(t, console, m.at("token"), 16, m.server)
+	old := consoletest.DefaultAPIKeyID
+	for n := range 20 {
+		key := consoletest.Key{ID: fmt.Sprint("key-", n), Secret: fmt.Sprint("secret-of-key-", n)}
+		console.AddKey(key)
+		m.write(t, "config", keyOf(key))
+		console.RemoveKey(old)
+		requireKeyID(t, console, m.jwt(t, "token"), key.ID)
+		load.goesOn(t, "after a key was replaced")
+		old = key.ID
+	}
+	load.stop()
+	_, repeated, failures := load.measured()
+	require.Empty(t, failures, "errors of readers")
+	require.Empty(t, repeated, "answers that clients had to repeat a request for")
+}

@@ -170,6 +170,18 @@ func configured(t testing.TB) (mount, *consoletest.Server) {
 	return m, console
 }
 
+// configuredAlone is a Console, and a server of the test's own. Its mount has the path that the examples name, and the
+// role of a team.
+func configuredAlone(t testing.TB) (mount, *consoletest.Server) {
+	t.Helper()
+	console := consoletest.NewServer(t)
+	console.AddKey(analyticsKey)
+	m := startServer(t).mount(t, "snowplow", "")
+	m.write(t, "config", defaultConfig(console))
+	m.write(t, "roles/analytics", keyOf(analyticsKey))
+	return m, console
+}
+
 // requireStatus demands that Vault refused a request with a status and a message that has these parts.
 func requireStatus(t testing.TB, err error, status int, parts ...string) {
 	t.Helper()

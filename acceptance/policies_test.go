@@ -85,10 +85,7 @@ func examplePolicies(t *testing.T) (map[string]string, mount, *consoletest.Serve
 		require.NoError(t, err)
 		policies[strings.TrimSuffix(filepath.Base(file), ".hcl")] = string(rules)
 	}
-	console := consoletest.NewServer(t)
-	console.AddKey(analyticsKey)
-	m := startServer(t).mount(t, "snowplow", "")
-	m.write(t, "config", defaultConfig(console))
+	m, console := configuredAlone(t)
 	return policies, m, console
 }
 
@@ -119,6 +116,7 @@ func TestExamplePolicies(t *testing.T) {
 func TestTeamCannotGetAJWTOfConfigsKey(t *testing.T) {
 	t.Parallel()
 	policies, root, console := examplePolicies(t)
+	root.remove(t, "roles/analytics")
 	team := root.as(t, root.server.createToken(t, policies["team"]+policies["team-key"]))
 	tries := map[string]func(testing.TB, mount) error{
 		"no key":               tryWriting("roles/analytics", fields{}),

@@ -20,30 +20,23 @@ import (
 	"github.com/snowplow-vault/vault-plugin-secrets-snowplow/internal/vaulttest"
 )
 
-// pluginProcess is the one process of the plugin that a server must have, once those that ended are gone.
-func pluginProcess(t testing.TB, s server) int {
+// pluginProcesses waits until a server has so many processes of the plugin, and returns them.
+func pluginProcesses(t testing.TB, s server, number int) (pids []int) {
 	t.Helper()
-	var pids []int
-	eventually(t, patience, "one process of the plugin runs", func() (err error) {
-		if pids, err = s.pluginPIDs(); err == nil && len(pids) != 1 {
+	eventually(t, patience, fmt.Sprintf("processes of the plugin that run: %d", number), func() (err error) {
+		if pids, err = s.PluginPIDs(""); err == nil && len(pids) != number {
 			err = fmt.Errorf("these run: %v", pids)
 		}
 		return err
 	})
-	return pids[0]
+	return pids
 }
 
+// pluginProcess is the one process of the plugin that a server must have, once those that ended are gone.
+func pluginProcess(t testing.TB, s server) int { t.Helper(); return pluginProcesses(t, s, 1)[0] }
+
 // requirePluginEnds waits until a server has no process of the plugin.
-func requirePluginEnds(t testing.TB, s server) {
-	t.Helper()
-	eventually(t, patience, "the plugin's process ends", func() error {
-		pids, err := s.pluginPIDs()
-		if err == nil && len(pids) > 0 {
-			err = fmt.Errorf("these still run: %v", pids)
-		}
-		return err
-	})
-}
+func requirePluginEnds(t testing.TB, s server) { t.Helper(); pluginProcesses(t, s, 0) }
 
 // requireRevocable demands that a lease is known, and that revoking ends it.
 func requireRevocable(t testing.TB, client *api.Client, lease string) {
@@ -57,10 +50,9 @@ func requireRevocable(t testing.TB, client *api.Client, lease string) {
 
 func TestPluginIsKilledUnderLoad(t *testing.T) {
 	t.Parallel()
-	console := consoletest.NewServer(t)
-	s := startServer(t)
-	m := s.mount(t, "snowplow", "")
-	m.write(t, "config", with(defaultConfig(console), fields{"ttl": "2h"}))
+	m, console := configuredAlone(t)
+	s := m.server
+	m.write(t, "config", fields{"ttl": "2h"})
 	lease := m.read(t, "token").LeaseID
 	load := startLoad(t, console, m.at("token"), 8, s)
 	load.goesOn(t, "before the plugin is killed")
@@ -120,10 +112,9 @@ func TestVaultIsSealedWhileAnExchangeIsUnderWay(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			console := consoletest.NewServer(t)
-			s := startServer(t)
-			m := s.mount(t, "snowplow", "")
-			m.write(t, "config", with(defaultConfig(console), fields{"reuse_period": test.reuse, "request_timeout": test.timeout}))
+			m, console := configuredAlone(t)
+			s := m.server
+			m.write(t, "config", fields{"reuse_period": test.reuse, "request_timeout": test.timeout})
 			lease := m.read(t, "token").LeaseID
 			m.remove(t, "token")
 
@@ -169,12 +160,11 @@ func TestMountIsDisabledWhileAnExchangeIsUnderWay(t *testing.T) {
 	for name, reuse := range map[string]any{"shared": "1h", "of one reader": 0} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			console := consoletest.NewServer(t)
-			s := startServer(t) // of its own, since other tests could not use it meanwhile
-			other, m := s.mount(t, "other", ""), s.mount(t, "snowplow", "")
+			m, console := configuredAlone(t) // other tests could not use the server meanwhile
+			s, other := m.server, m.server.mount(t, "other", "")
 			other.write(t, "config", defaultConfig(console))
-			m.write(t, "config", with(defaultConfig(console),
-				fields{"request_timeout": timeout, "verify_connection": false, "reuse_period": reuse}))
+			m.write(t, "config", fields{"request_timeout": timeout, "reuse_period": reuse})
+			m.remove(t, "token")
 
 			_, end := holdRead(t, m, console)
 			began := time.Now()
@@ -194,10 +184,8 @@ func TestMountIsDisabledWhileAnExchangeIsUnderWay(t *testing.T) {
 func TestMountWithTenThousandLeasesIsDisabled(t *testing.T) {
 	t.Parallel()
 	const leases, readers = 10_000, 16
-	console := consoletest.NewServer(t)
-	s := startServer(t)
-	m := s.mount(t, "snowplow", "")
-	m.write(t, "config", defaultConfig(console))
+	m, console := configuredAlone(t)
+	s := m.server
 	var asked atomic.Int64
 	var wait sync.WaitGroup
 	for range readers {

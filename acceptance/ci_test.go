@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -68,24 +69,21 @@ func addJWTAuth(t *testing.T, s server) {
 	t.Helper()
 	listed, err := s.Client.Logical().Read("sys/plugins/catalog")
 	require.NoError(t, err)
-	for _, name := range listed.Data["auth"].([]any) {
-		if name == "jwt" {
-			return
-		}
+	if slices.Contains(listed.Data["auth"].([]any), any("jwt")) {
+		return
 	}
 	// Vault's own module has it among what it requires.
-	target := filepath.Join(t.TempDir(), "vault-plugin-auth-jwt")
+	target := filepath.Join(s.PluginDir(), "vault-plugin-auth-jwt")
 	build := exec.Command("go", "build", "-C", "../tools/vault", "-mod=readonly", "-race=false", "-trimpath", "-ldflags=-s -w",
 		"-o", target, "github.com/hashicorp/vault-plugin-auth-jwt/cmd/vault-plugin-auth-jwt")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0", "GOWORK=off")
 	out, err := build.CombinedOutput()
 	require.NoError(t, err, "building the JWT auth method: %s", out)
-	require.NoError(t, os.Rename(target, filepath.Join(s.PluginDir(), "vault-plugin-auth-jwt")))
 	require.NoError(t, s.Client.Sys().RegisterPlugin(&api.RegisterPluginInput{
 		Name:    "jwt",
 		Type:    api.PluginTypeCredential,
 		Command: "vault-plugin-auth-jwt",
-		SHA256:  sha256Of(t, filepath.Join(s.PluginDir(), "vault-plugin-auth-jwt")),
+		SHA256:  sha256Of(t, target),
 	}))
 }
 

@@ -1,13 +1,11 @@
 package acceptance
 
 import (
-	"bytes"
 	"encoding/json"
 	"fmt"
-	"io"
 	"net/http"
 	"os"
-	"os/exec"
+	"strings"
 	"testing"
 
 	"github.com/hashicorp/vault/api"
@@ -31,61 +29,24 @@ func TestSnowplowExec(t *testing.T) {
 	created, err := s.Client.Auth().Token().Create(&api.TokenCreateRequest{Policies: []string{"team"}})
 	require.NoError(t, err)
 	login, home := created.Auth.ClientToken, t.TempDir()
-	environment := append(os.Environ(), "HOME="+home, "VAULT_ADDR="+s.Address(), "BAO_ADDR="+s.Address(), "VAULT_MAX_RETRIES=0")
-	keep := exec.Command(program.Path, "login", "-no-print", login)
-	keep.Env = environment
-	out, err := keep.CombinedOutput()
+	environment := []string{"HOME=" + home, "VAULT_ADDR=" + s.Address(), "BAO_ADDR=" + s.Address(), "VAULT_MAX_RETRIES=0"}
+	out, err := clientCommand(".", environment, program.Path, "login", "-no-print", login).CombinedOutput()
 	require.NoError(t, err, "%s", out)
 
-	// The tool shows what it has, and stays until its standard input ends. The test makes the tool's requests.
-	tool := exec.Command(snowplowExec, "-role=analytics", "sh", "-c", `echo "$SNOWPLOW_CONSOLE_API_URL $SNOWPLOW_CONSOLE_TOKEN"; read -r line`)
-	tool.Env = environment
-	var stderr bytes.Buffer
-	tool.Stderr = &stderr
-	stdin, err := tool.StdinPipe()
-	require.NoError(t, err)
-	stdout, err := tool.StdoutPipe()
-	require.NoError(t, err)
-	require.NoError(t, tool.Start())
-	t.Cleanup(func() {
-		_ = stdin.Close()
-		_ = tool.Wait()
-	})
-	var consoleURL, standIn string
-	_, err = fmt.Fscan(stdout, &consoleURL, &standIn)
-	require.NoError(t, err, "standard error: %s", &stderr)
-	ask := func() (int, string) {
-		request, err := http.NewRequestWithContext(t.Context(), http.MethodGet, consoleURL+"/v1/organizations", nil)
-		require.NoError(t, err)
-		request.Header.Set("Authorization", "Bearer "+standIn)
-		response, err := http.DefaultClient.Do(request)
-		require.NoError(t, err)
-		defer response.Body.Close()
-		body, err := io.ReadAll(response.Body)
-		require.NoError(t, err)
-		return response.StatusCode, string(body)
-	}
-	status, body := ask()
+	// The tool shows what it has when asked, until its standard input ends. The test makes the tool's requests.
+	tool := startClient(t, clientCommand(".", environment,
+		snowplowExec, "-role=analytics", "sh", "-c", `while read -r line; do echo "$SNOWPLOW_CONSOLE_API_URL $SNOWPLOW_CONSOLE_TOKEN"; done`))
+	consoleAPI, standIn, _ := strings.Cut(tool.ask(t, "what do you have?"), " ")
+	status, body := organizations(t, consoleAPI, standIn)
 	require.Equal(t, http.StatusOK, status, "%s", body)
 	require.Contains(t, body, consoletest.DefaultOrganizationID)
 	require.Equal(t, http.StatusUnauthorized, opens(t, console, standIn), "the stand-in at Console itself")
-
-	reads := func() json.Number { return m.read(t, "status/analytics").Data["reads"].(json.Number) }
-	before := reads()
-	eventually(t, patience, "Vault is read again before the lease of 2 s is over", func() error {
-		status, body := ask()
-		require.Equal(t, http.StatusOK, status, "%s", body)
-		if reads() == before {
-			return fmt.Errorf("Vault has been read %s times", before)
-		}
-		return nil
-	})
 
 	// Whoever ends the login ends the tool's access with the lease.
 	const ended = `has expired or is not valid there: run "vault login"`
 	require.NoError(t, s.Client.Auth().Token().RevokeTree(login))
 	eventually(t, patience, "access ends", func() error {
-		status, body := ask()
+		status, body := organizations(t, consoleAPI, standIn)
 		if status == http.StatusOK {
 			return fmt.Errorf("the tool still gets %d", status)
 		}
@@ -102,9 +63,8 @@ func TestSnowplowExec(t *testing.T) {
 		{created.Auth.ClientToken, "ingest", "may not read snowplow/token/ingest"},
 		{s.Client.Token(), "nobody", `role "nobody"`},
 	} {
-		cmd := exec.Command(snowplowExec, "-role="+refused.role, "echo", "started")
-		cmd.Env = append(environment, "VAULT_TOKEN="+refused.login)
-		out, err := cmd.CombinedOutput()
+		environment := append(environment, "VAULT_TOKEN="+refused.login)
+		out, err := clientCommand(".", environment, snowplowExec, "-role="+refused.role, "echo", "started").CombinedOutput()
 		require.Error(t, err)
 		require.Contains(t, string(out), refused.says)
 		require.NotContains(t, string(out), "started")

@@ -81,28 +81,22 @@ func serverOptions() vaulttest.Options {
 }
 
 // startServer starts a server for one test, with the plugin in its catalog.
-func startServer(t testing.TB) server {
+func startServer(t testing.TB, edits ...func(*vaulttest.Options)) server {
 	t.Helper()
-	return startServerWith(t, serverOptions())
-}
-
-// startServerWithRaft is startServer with storage that survives a restart.
-func startServerWithRaft(t testing.TB) server {
-	t.Helper()
-	options := serverOptions()
-	options.Raft = true
-	return startServerWith(t, options)
-}
-
-func startServerWith(t testing.TB, options vaulttest.Options) server {
-	t.Helper()
-	s := startServerWithoutPlugin(t, options)
+	s := startServerWithoutPlugin(t, edits...)
 	require.NoError(t, s.RegisterPlugin(t.Context(), pluginOf(t, pluginVersion)))
 	return s
 }
 
-func startServerWithoutPlugin(t testing.TB, options vaulttest.Options) server {
+// onRaft gives a server storage that survives a restart.
+func onRaft(options *vaulttest.Options) { options.Raft = true }
+
+func startServerWithoutPlugin(t testing.TB, edits ...func(*vaulttest.Options)) server {
 	t.Helper()
+	options := serverOptions()
+	for _, edit := range edits {
+		edit(&options)
+	}
 	s, err := vaulttest.Start(t.Context(), options)
 	require.NoError(t, err, "starting a server")
 	closeAfter(t, s)

@@ -3,11 +3,13 @@ package acceptance
 import (
 	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"net/http"
 	"sync/atomic"
 	"testing"
 
+	"github.com/hashicorp/go-cleanhttp"
 	"github.com/hashicorp/vault/api"
 	"github.com/stretchr/testify/require"
 
@@ -70,16 +72,6 @@ func (m mount) tryWrite(path string, data fields) (*api.Secret, error) {
 	return m.client.Logical().Write(m.at(path), data)
 }
 
-func (m mount) tryPatch(t testing.TB, path string, data fields) (*api.Secret, error) {
-	return m.client.Logical().JSONMergePatch(t.Context(), m.at(path), data)
-}
-
-func (m mount) tryDelete(path string) (*api.Secret, error) {
-	return m.client.Logical().Delete(m.at(path))
-}
-
-func (m mount) tryList(path string) (*api.Secret, error) { return m.client.Logical().List(m.at(path)) }
-
 func (m mount) try(t testing.TB, operation, path string, data fields) (*api.Secret, error) {
 	switch operation {
 	case "read":
@@ -87,11 +79,11 @@ func (m mount) try(t testing.TB, operation, path string, data fields) (*api.Secr
 	case "write":
 		return m.tryWrite(path, data)
 	case "patch":
-		return m.tryPatch(t, path, data)
+		return m.client.Logical().JSONMergePatch(t.Context(), m.at(path), data)
 	case "delete":
-		return m.tryDelete(path)
+		return m.client.Logical().Delete(m.at(path))
 	default:
-		return m.tryList(path)
+		return m.client.Logical().List(m.at(path))
 	}
 }
 
@@ -114,7 +106,7 @@ func (m mount) write(t testing.TB, path string, data fields) *api.Secret {
 
 func (m mount) remove(t testing.TB, path string) {
 	t.Helper()
-	_, err := m.tryDelete(path)
+	_, err := m.try(t, "delete", path, nil)
 	require.NoError(t, err, "deleting %s", path)
 }
 
@@ -202,13 +194,22 @@ func isDenied(err error) bool {
 // opens says how the Console answers a request with this JWT.
 func opens(t testing.TB, console *consoletest.Server, jwt string) int {
 	t.Helper()
-	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, console.URL+"/api/msc/v1/organizations", nil)
+	status, _ := organizations(t, console.URL+"/api/msc", jwt)
+	return status
+}
+
+// organizations asks Console's API for the organizations that a JWT opens.
+func organizations(t testing.TB, api, jwt string) (status int, body string) {
+	t.Helper()
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, api+"/v1/organizations", nil)
 	require.NoError(t, err)
 	req.Header.Set("Authorization", "Bearer "+jwt)
-	resp, err := console.Client().Do(req)
+	resp, err := cleanhttp.DefaultClient().Do(req)
 	require.NoError(t, err)
-	require.NoError(t, resp.Body.Close())
-	return resp.StatusCode
+	defer resp.Body.Close()
+	content, err := io.ReadAll(resp.Body)
+	require.NoError(t, err)
+	return resp.StatusCode, string(content)
 }
 
 // requireKeyID demands that a JWT came from the exchange of this API key or bot user.

@@ -11,6 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/snowplow-vault/vault-plugin-secrets-snowplow/internal/consoletest"
+	"github.com/snowplow-vault/vault-plugin-secrets-snowplow/internal/vaulttest"
 )
 
 // requireCachedJWT demands that a reader gets the JWT that was cached before Console went down, without waiting for an
@@ -25,9 +26,9 @@ func requireCachedJWT(t testing.TB, m mount, jwt, when string) {
 // Two mounts, in one process of the plugin, go on where they were after whatever starts it anew, also with Console down.
 func TestRestarts(t *testing.T) {
 	t.Parallel()
-	options := serverOptions()
-	options.Raft, options.Audit = true, false // OpenBao 2.6 ends if an older version has enabled the declared audit log
-	s := startServerWith(t, options)
+	s := startServer(t, onRaft, func(options *vaulttest.Options) {
+		options.Audit = false // OpenBao 2.6 ends if an older version has enabled the declared audit log
+	})
 	type state struct {
 		mount
 		console      *consoletest.Server
@@ -111,7 +112,7 @@ func TestPluginEndsWithAKilledVault(t *testing.T) {
 
 func TestVersionThatThePluginIsRegisteredWith(t *testing.T) {
 	t.Parallel()
-	s := startServerWithoutPlugin(t, serverOptions())
+	s := startServerWithoutPlugin(t)
 	plugin := pluginOf(t, pluginVersion)
 	plugin.Version = "v9.9.9"
 	require.ErrorContains(t, s.RegisterPlugin(t.Context(), plugin), "reported version ("+pluginVersion+")")

@@ -48,7 +48,7 @@ func newTerraform(t *testing.T, keyFile string) *terraform {
 		}
 	}
 
-	tf.server = startServerWithoutPlugin(t, serverOptions())
+	tf.server = startServerWithoutPlugin(t)
 	tf.env = append(tf.env, "VAULT_ADDR="+tf.server.Address(), "VAULT_TOKEN="+tf.server.Client.Token())
 	tf.addPlugin(t, pluginVersion)
 	tf.set(t, map[string]any{
@@ -65,7 +65,6 @@ func newTerraform(t *testing.T, keyFile string) *terraform {
 func (tf *terraform) addPlugin(t *testing.T, version string) {
 	t.Helper()
 	plugin := pluginOf(t, version)
-	plugin.Command = pluginName + "_" + version
 	require.NoError(t, tf.server.AddPlugin(plugin))
 	tf.set(t, map[string]any{"plugin_version": version, "plugin_sha256": sha256Of(t, plugin.Program)})
 }

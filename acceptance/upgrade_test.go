@@ -24,7 +24,7 @@ func TestPluginIsUpgradedAndDowngradedUnderLoad(t *testing.T) {
 	t.Parallel()
 	const older, newer = "v0.1.0", "v0.2.0"
 	console := consoletest.NewServer(t)
-	s := startServerWithRaft(t)
+	s := startServer(t, onRaft)
 	s.install(t, pluginOf(t, older))
 	m := s.mount(t, "snowplow", older)
 	m.write(t, "config", with(defaultConfig(console), fields{"ttl": "2h"}))

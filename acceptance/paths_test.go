@@ -49,7 +49,7 @@ func resolve(want, got fields) fields {
 
 // ofCredential is what config, roles and status show of a credential.
 func ofCredential(keyID string, more fields) fields {
-	return with(more, fields{"credentials_version": "v3", "api_key_id": keyID})
+	return with(more, fields{"credentials_version": "v3", "api_key_id": keyID, "credential_written_at": someTime})
 }
 
 // Each path as a client of a real server sees it: fields, their JSON types, leases, warnings and refusals.

@@ -231,15 +231,13 @@ func newSignalsAPI(t *testing.T, console *consoletest.Server) *signalsAPI {
 			Service       string
 			AttributeKeys map[string][]string `json:"attribute_keys"`
 		}
-		w.Header().Set("Content-Type", "application/json")
 		switch err := json.NewDecoder(r.Body).Decode(&request); {
 		case !issued:
-			w.WriteHeader(http.StatusUnauthorized)
-			_, _ = io.WriteString(w, `{"detail":"not authenticated"}`)
+			http.Error(w, `{"detail":"not authenticated"}`, http.StatusUnauthorized)
 		case err != nil || r.Method+r.URL.Path != "POST/api/v1/get-online-attributes" || request.Service != "shop":
-			w.WriteHeader(http.StatusUnprocessableEntity)
-			_, _ = io.WriteString(w, `{"detail":"another request"}`)
+			http.Error(w, `{"detail":"another request"}`, http.StatusUnprocessableEntity)
 		default:
+			w.Header().Set("Content-Type", "application/json")
 			_ = json.NewEncoder(w).Encode(map[string][]string{"user": request.AttributeKeys["user_id"]})
 		}
 	}))

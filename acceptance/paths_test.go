@@ -231,26 +231,3 @@ func TestLeasesOfTokens(t *testing.T) {
 		assert.Len(t, secret.Warnings, limits.warnings, "%v", secret.Warnings)
 	}
 }
-
-// Vault's own document, which user interfaces and generated clients go by.
-func TestOpenAPI(t *testing.T) {
-	t.Parallel()
-	m := newMount(t)
-	document, err := m.client.Logical().Read("sys/internal/specs/openapi")
-	require.NoError(t, err)
-	paths := document.Data["paths"].(map[string]any)
-	for _, path := range []string{"config", "roles/", "roles/{name}", "token", "token/{role}", "status", "status/{role}", "metrics"} {
-		described, _ := paths["/"+m.at(path)].(map[string]any)
-		get, _ := described["get"].(map[string]any)
-		assert.Regexp(t, "^snowplow-", get["operationId"], path)
-		assert.NotEmpty(t, get["responses"], path)
-	}
-	schemas := document.Data["components"].(map[string]any)["schemas"].(map[string]any)
-	for _, request := range []string{"SnowplowConfigureRequest", "SnowplowWriteRoleRequest"} {
-		properties := schemas[request].(map[string]any)["properties"].(map[string]any)
-		for _, name := range []string{"api_key", "password", "client_secret"} {
-			attributes, _ := properties[name].(map[string]any)["x-vault-displayAttrs"].(map[string]any)
-			assert.Equal(t, true, attributes["sensitive"], "%s in %s is marked sensitive", name, request)
-		}
-	}
-}

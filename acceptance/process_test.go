@@ -109,18 +109,3 @@ func TestPluginEndsWithAKilledVault(t *testing.T) {
 	requirePluginEnds(t, s)
 	assert.Less(t, time.Since(killed), 5*time.Second)
 }
-
-func TestVersionThatThePluginIsRegisteredWith(t *testing.T) {
-	t.Parallel()
-	s := startServerWithoutPlugin(t)
-	plugin := pluginOf(t, pluginVersion)
-	plugin.Version = "v9.9.9"
-	require.ErrorContains(t, s.RegisterPlugin(t.Context(), plugin), "reported version ("+pluginVersion+")")
-
-	plugin.Version = ""
-	require.NoError(t, s.RegisterPlugin(t.Context(), plugin))
-	m := s.mount(t, "snowplow", "")
-	mounts, err := s.Client.Sys().ListMounts()
-	require.NoError(t, err)
-	require.Equal(t, pluginVersion, mounts[m.path+"/"].RunningVersion, "the version that runs")
-}

@@ -7,6 +7,7 @@ import (
 	"crypto/x509"
 	"encoding/pem"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -105,6 +106,15 @@ func unreached(t *testing.T) *testConsole {
 
 // newJWT mints a JWT that no other is like.
 func newJWT() string { return consoletest.New().Mint(map[string]any{"sub": "canary"}) }
+
+// answerRaw answers a request with bytes of the test's own, and hangs up.
+func answerRaw(t *testing.T, w http.ResponseWriter, format string, args ...any) {
+	conn, _, err := http.NewResponseController(w).Hijack()
+	if assert.NoError(t, err) {
+		_, _ = fmt.Fprintf(conn, format, args...)
+		_ = conn.Close()
+	}
+}
 
 // request makes a request with the stand-in.
 func (c *testConsole) request(t *testing.T, method, path string, body io.Reader) *http.Request {

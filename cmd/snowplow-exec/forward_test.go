@@ -215,19 +215,19 @@ func TestEventsArriveAsTheyAreSent(t *testing.T) {
 			t.Parallel()
 			next, ended := make(chan struct{}), make(chan struct{})
 			c := upstream(t, func(w http.ResponseWriter, r *http.Request) {
-				out, flush := io.Writer(w), func() error { return nil }
+				var out interface {
+					io.Writer
+					Flush() error
+				} = bufio.NewWriter(w)
 				if packed {
 					w.Header().Set("Content-Encoding", "gzip")
-					compressed := gzip.NewWriter(w)
-					defer compressed.Close()
-					out, flush = compressed, compressed.Flush
-				}
-				if !packed {
+					out = gzip.NewWriter(w)
+				} else {
 					w.Header().Set("Content-Length", "1000")
 				}
 				for i := range 3 {
 					_, _ = fmt.Fprintln(out, "event", i)
-					_ = flush()
+					_ = out.Flush()
 					_ = http.NewResponseController(w).Flush()
 					<-next
 				}
@@ -344,13 +344,6 @@ func TestConsoleThatRepeatsTheJWT(t *testing.T) {
 			t.Parallel()
 			server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 				authorization := r.Header.Get("Authorization")
-				conn := func(format string) {
-					conn, _, err := http.NewResponseController(w).Hijack()
-					if assert.NoError(t, err) {
-						_, _ = fmt.Fprintf(conn, format, authorization)
-						_ = conn.Close()
-					}
-				}
 				switch r.URL.Path {
 				case "/header":
 					w.Header().Set("X-Echo", authorization)
@@ -368,9 +361,9 @@ func TestConsoleThatRepeatsTheJWT(t *testing.T) {
 					_, _ = io.WriteString(w, "body")
 					w.Header().Set("X-Echo", authorization)
 				case "/malformed":
-					conn("%s\r\n\r\n")
+					answerRaw(t, w, "%s\r\n\r\n", authorization)
 				case "/switched":
-					conn("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n%s")
+					answerRaw(t, w, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n%s", authorization)
 				}
 			}))
 			t.Cleanup(server.Close)
@@ -399,11 +392,7 @@ func TestWhyConsoleCannotBeReached(t *testing.T) {
 	closed.StartTLS()
 	closed.Close()
 	refusing := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		conn, _, err := http.NewResponseController(w).Hijack()
-		if assert.NoError(t, err) {
-			_, _ = fmt.Fprintf(conn, "HTTP/1.1 407 %s\r\n\r\n", r.Header.Get("Proxy-Authorization"))
-			_ = conn.Close()
-		}
+		answerRaw(t, w, "HTTP/1.1 407 %s\r\n\r\n", r.Header.Get("Proxy-Authorization"))
 	}))
 	t.Cleanup(refusing.Close)
 	by := func(proxy string) func(*http.Transport) {

@@ -36,20 +36,15 @@ func newIssuer(t *testing.T) issuer {
 	private := jose.JSONWebKey{Key: key, KeyID: "1", Algorithm: string(jose.RS256), Use: "sig"}
 	signer, err := jose.NewSigner(jose.SigningKey{Algorithm: jose.RS256, Key: private}, nil)
 	require.NoError(t, err)
-	mux := http.NewServeMux()
-	server := httptest.NewServer(mux)
-	t.Cleanup(server.Close)
-	for path, answer := range map[string]any{
-		"/keys": jose.JSONWebKeySet{Keys: []jose.JSONWebKey{private.Public()}},
-		"/.well-known/openid-configuration": fields{
-			"issuer": server.URL, "jwks_uri": server.URL + "/keys", "id_token_signing_alg_values_supported": []jose.SignatureAlgorithm{jose.RS256},
-		},
-	} {
-		mux.HandleFunc(path, func(w http.ResponseWriter, _ *http.Request) {
-			w.Header().Set("Content-Type", "application/json")
-			_ = json.NewEncoder(w).Encode(answer) // fails only if the client has gone
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		url := "http://" + r.Host
+		w.Header().Set("Content-Type", "application/json")
+		_ = json.NewEncoder(w).Encode(fields{ // fails only if the client has gone
+			"issuer": url, "jwks_uri": url, "id_token_signing_alg_values_supported": []jose.SignatureAlgorithm{jose.RS256},
+			"keys": []jose.JSONWebKey{private.Public()},
 		})
-	}
+	}))
+	t.Cleanup(server.Close)
 	return issuer{server.URL, signer}
 }
 

@@ -214,18 +214,13 @@ func testClient(t *testing.T, dir string, command []string) {
 	require.LessOrEqual(t, strings.Count(string(out), "\n"), 10, "%s", out)
 }
 
-// signalsAPI is a Snowplow Signals that takes the JWTs of a Console.
-type signalsAPI struct {
-	url string
-	jwt atomic.Value // of the last request
-}
-
-func newSignalsAPI(t *testing.T, console *consoletest.Server) *signalsAPI {
+// startSignals starts a Snowplow Signals that takes the JWTs of a Console, and returns that of the last request as well.
+func startSignals(t *testing.T, console *consoletest.Server) (url string, last *atomic.Value) {
 	t.Helper()
-	api := &signalsAPI{}
+	last = &atomic.Value{}
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		jwt := strings.TrimPrefix(r.Header.Get("Authorization"), "Bearer ")
-		api.jwt.Store(jwt)
+		last.Store(jwt)
 		_, issued := console.Issued(jwt)
 		var request struct {
 			Service       string
@@ -242,8 +237,7 @@ func newSignalsAPI(t *testing.T, console *consoletest.Server) *signalsAPI {
 		}
 	}))
 	t.Cleanup(server.Close)
-	api.url = server.URL
-	return api
+	return server.URL, last
 }
 
 func TestExampleClientsOfSignals(t *testing.T) {
@@ -275,27 +269,27 @@ func TestExampleClientsOfSignals(t *testing.T) {
 			t.Parallel()
 			dir := "../examples/clients/" + name
 			m, console, login, env := clientMount(t, "5s")
-			signals := newSignalsAPI(t, console)
-			env = append(env, "SIGNALS_API_URL="+signals.url)
+			url, last := startSignals(t, console)
+			env = append(env, "SIGNALS_API_URL="+url)
 			command, replace := prepare(t, m, dir, &env)
 			client := startClient(t, clientCommand(dir, env, append(command, "shop", "user_id")...))
 			for range 3 {
 				require.JSONEq(t, `{"user":"u-1"}`, client.ask(t, "u-1"))
 			}
 			require.Equal(t, int64(1), m.readsOfAnalytics(t), "reads for all these requests")
-			first := signals.jwt.Load().(string)
+			first := last.Load().(string)
 			requireKeyID(t, console, first, analyticsKey.ID)
 
 			m.remove(t, "token/analytics")
 			replace()
 			eventually(t, patience, "the client has another JWT before a lease of 5 s is over", func() error {
 				require.JSONEq(t, `{"user":"u-1"}`, client.ask(t, "u-1"))
-				if signals.jwt.Load() == first {
+				if last.Load() == first {
 					return errors.New("it still has the first")
 				}
 				return nil
 			})
-			client.requireEnd(t, first, signals.jwt.Load().(string), login)
+			client.requireEnd(t, first, last.Load().(string), login)
 		})
 	}
 }

@@ -44,12 +44,6 @@ func TestCommandsOfThePages(t *testing.T) {
 		t.Skip("'make docs-test' runs it")
 	}
 	require.Equal(t, vaulttest.Vault, program.Product, "the pages are written for Vault")
-	for _, tool := range []string{"curl", "jq", "setcap"} {
-		if tool != "setcap" || os.Geteuid() == 0 {
-			_, err := exec.LookPath(tool)
-			require.NoError(t, err, "the pages call it: install curl, jq and libcap2-bin")
-		}
-	}
 	operations := blocksOf(t, "../docs/operations.md")
 	config := operations[slices.IndexFunc(operations, func(b block) bool { return b.kind == "hcl" })].text
 	pages, err := filepath.Glob("../docs/*.md")
@@ -209,8 +203,8 @@ systemctl() {
 	stop
 	local user=(--pdeathsig=TERM) # so that it does not outlive a script that is killed
 	((EUID != 0)) || user+=(--reuid=65534 --regid=65534 --clear-groups)
-	setpriv "${user[@]}" env -i PATH="$PATH" HOME="$SITE/home" HTTPS_PROXY="$HTTPS_PROXY" SSL_CERT_FILE="$SITE/tls/public-ca.pem" \
-		"$SITE/usr/bin/vault" server -config="$SITE/etc/vault.hcl" >>"$SITE/server.log" 2>&1 3>&- &
+	setpriv "${user[@]}" env -i PATH="$PATH" HOME="$SITE/home" HTTPS_PROXY="$HTTPS_PROXY" \
+		SSL_CERT_FILE="$SITE/tls/public-ca.pem" "$SITE/usr/bin/vault" server -config="$SITE/etc/vault.hcl" >>"$SITE/server.log" 2>&1 3>&- &
 	server=$!
 	until (exec 4<>"/dev/tcp/${API/://}"); do kill -0 "$server"; sleep 0.2; done
 }
@@ -219,7 +213,8 @@ chmod -R go+rX "$SITE"
 chmod 777 "$SITE"/home "$SITE"/opt/vault/{data,audit} # Vault's user writes to these
 exec 3>&1 >"$SITE/out/set-up" 2>&1
 output=$SITE/out/set-up
-trap 'status=$?; stop; ((status == 0)) || { echo "${output##*/}: status $status:"; cat "$output"; tail -n 30 "$SITE/server.log"; } >&3' EXIT
+trap 'status=$?; stop
+((status == 0)) || { echo "${output##*/}: status $status:"; cat "$output"; tail -n 30 "$SITE/server.log"; } >&3' EXIT
 ln -s "$ROOT/examples" .
 install -m 0755 "$VAULT_PROGRAM" "$SITE/usr/bin/vault"
 systemctl restart vault

@@ -8,7 +8,6 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/hashicorp/vault/api"
 	"github.com/stretchr/testify/require"
 
 	"github.com/snowplow-vault/vault-plugin-secrets-snowplow/internal/consoletest"
@@ -25,17 +24,14 @@ func TestSnowplowExec(t *testing.T) {
 	m.write(t, "roles/analytics", fields{"ttl": "2s"})
 	policy, err := os.ReadFile("../examples/policies/team.hcl")
 	require.NoError(t, err)
-	require.NoError(t, s.Client.Sys().PutPolicy("team", string(policy)))
-	created, err := s.Client.Auth().Token().Create(&api.TokenCreateRequest{Policies: []string{"team"}})
-	require.NoError(t, err)
-	login, home := created.Auth.ClientToken, t.TempDir()
-	environment := []string{"HOME=" + home, "VAULT_ADDR=" + s.Address(), "BAO_ADDR=" + s.Address(), "VAULT_MAX_RETRIES=0"}
+	login := s.createToken(t, string(policy))
+	environment := []string{"HOME=" + t.TempDir(), "VAULT_ADDR=" + s.Address(), "BAO_ADDR=" + s.Address(), "VAULT_MAX_RETRIES=0"}
 	out, err := clientCommand(".", environment, program.Path, "login", "-no-print", login).CombinedOutput()
 	require.NoError(t, err, "%s", out)
 
 	// The tool shows what it has when asked, until its standard input ends. The test makes the tool's requests.
-	tool := startClient(t, clientCommand(".", environment,
-		snowplowExec, "-role=analytics", "sh", "-c", `while read -r line; do echo "$SNOWPLOW_CONSOLE_API_URL $SNOWPLOW_CONSOLE_TOKEN"; done`))
+	const script = `while read -r line; do echo "$SNOWPLOW_CONSOLE_API_URL $SNOWPLOW_CONSOLE_TOKEN"; done`
+	tool := startClient(t, clientCommand(".", environment, snowplowExec, "-role=analytics", "sh", "-c", script))
 	consoleAPI, standIn, _ := strings.Cut(tool.ask(t, "what do you have?"), " ")
 	status, body := organizations(t, consoleAPI, standIn)
 	require.Equal(t, http.StatusOK, status, "%s", body)
@@ -56,12 +52,9 @@ func TestSnowplowExec(t *testing.T) {
 		return nil
 	})
 
-	created, err = s.Client.Auth().Token().Create(&api.TokenCreateRequest{Policies: []string{"team"}})
-	require.NoError(t, err)
 	for _, refused := range []struct{ login, role, says string }{
 		{login, "analytics", ended},
-		{created.Auth.ClientToken, "ingest", "may not read snowplow/token/ingest"},
-		{s.Client.Token(), "nobody", `role "nobody"`},
+		{s.createToken(t, string(policy)), "ingest", "may not read snowplow/token/ingest"},
 	} {
 		environment := append(environment, "VAULT_TOKEN="+refused.login)
 		out, err := clientCommand(".", environment, snowplowExec, "-role="+refused.role, "echo", "started").CombinedOutput()

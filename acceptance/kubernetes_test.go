@@ -90,7 +90,8 @@ func TestKubernetesManifests(t *testing.T) {
 			annotations[short] = value.(string)
 		}
 		require.Subset(t, annotations, map[string]string{
-			"agent-inject": "true", "role": vaultRole, "error-on-missing-key-snowplow-token": "true", "agent-inject-perms-snowplow-token": "0400",
+			"agent-inject": "true", "role": vaultRole,
+			"error-on-missing-key-snowplow-token": "true", "agent-inject-perms-snowplow-token": "0400",
 			"agent-service-account-token-volume-name": pod.at("spec.volumes.name").(string),
 		})
 		readable(t, annotations["agent-inject-secret-snowplow-token"])

@@ -43,9 +43,7 @@ func startLoad(t testing.TB, console *consoletest.Server, path string, readers i
 	for reader := range readers {
 		clients := make([]*api.Client, len(servers))
 		for i, s := range servers {
-			client, err := l.newClient(s)
-			require.NoError(t, err)
-			clients[i] = client
+			clients[i] = l.newClient(t, s)
 		}
 		l.wait.Go(func() { l.read(reader, clients) })
 	}
@@ -53,11 +51,9 @@ func startLoad(t testing.TB, console *consoletest.Server, path string, readers i
 	return l
 }
 
-func (l *constantLoad) newClient(s server) (*api.Client, error) {
+func (l *constantLoad) newClient(t testing.TB, s server) *api.Client {
 	client, err := s.NewClient(s.Client.Token())
-	if err != nil {
-		return nil, err
-	}
+	require.NoError(t, err)
 	client.SetMaxRetries(api.DefaultConfig().MaxRetries)
 	client.SetCheckRetry(func(ctx context.Context, resp *http.Response, err error) (bool, error) {
 		repeat, checked := api.DefaultRetryPolicy(ctx, resp, err)
@@ -72,7 +68,7 @@ func (l *constantLoad) newClient(s server) (*api.Client, error) {
 		}
 		return repeat, checked
 	})
-	return client, nil
+	return client
 }
 
 func (l *constantLoad) read(reader int, clients []*api.Client) {

@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -30,7 +31,7 @@ func copyRecipe(t testing.TB, name string, replacements ...string) recipe {
 		require.NoError(t, os.CopyFS(filepath.Join(target, folder), os.DirFS(filepath.Join(source, folder))))
 	}
 	r := recipe{filepath.Join(target, name)}
-	used := make([]bool, len(replacements)/2)
+	var all strings.Builder
 	require.NoError(t, filepath.WalkDir(r.dir, func(path string, entry os.DirEntry, err error) error {
 		if err != nil || entry.IsDir() {
 			return err
@@ -39,14 +40,11 @@ func copyRecipe(t testing.TB, name string, replacements ...string) recipe {
 		if err != nil {
 			return err
 		}
-		text := string(content)
-		for i := range used {
-			used[i] = used[i] || strings.Contains(text, replacements[2*i])
-		}
-		return os.WriteFile(path, []byte(strings.NewReplacer(replacements...).Replace(text)), 0o600)
+		all.Write(content)
+		return os.WriteFile(path, []byte(strings.NewReplacer(replacements...).Replace(string(content))), 0o600)
 	}))
-	for i, used := range used {
-		require.True(t, used, "%s is nowhere in %s", replacements[2*i], filepath.Join(source, name))
+	for pair := range slices.Chunk(replacements, 2) {
+		require.Contains(t, all.String(), pair[0], "the files of %s", name)
 	}
 	return r
 }
@@ -61,23 +59,19 @@ func (r recipe) file(t testing.TB, name string) string {
 }
 
 // commands returns the blocks of commands that the recipe's README has below a heading.
-func (r recipe) commands(t testing.TB, heading string) []string {
+func (r recipe) commands(t testing.TB, heading string) (blocks []string) {
 	const name = "README.md"
 	t.Helper()
 	_, section, found := strings.Cut(r.file(t, name), "\n## "+heading+"\n")
 	require.True(t, found, "%s has the heading %q", name, heading)
 	section, _, _ = strings.Cut(section, "\n## ")
-	var blocks []string
-	for {
-		_, rest, found := strings.Cut(section, "\n```sh\n")
-		if !found {
-			require.NotEmpty(t, blocks, "%s has commands below %q", name, heading)
-			return blocks
+	for _, block := range fenced.FindAllStringSubmatch(section, -1) {
+		if block[2] == "sh" {
+			blocks = append(blocks, block[3])
 		}
-		block, after, found := strings.Cut(rest, "\n```\n")
-		require.True(t, found, "a block below %q ends", heading)
-		blocks, section = append(blocks, block), after
 	}
+	require.NotEmpty(t, blocks, "%s has commands below %q", name, heading)
+	return blocks
 }
 
 // shell prepares commands that are run in the recipe's folder as they would be typed, by the holder of a token. They
@@ -150,8 +144,8 @@ func notRun(t testing.TB, reason string) {
 		require.NoError(t, err)
 		require.NoError(t, file.Close())
 	}
-	if os.Getenv("ACCEPTANCE_CLIENTS") != "" {
-		require.FailNow(t, line, "every client was to be tested")
+	if os.Getenv("ACCEPTANCE_CLIENTS")+os.Getenv("MONITORING_ACC") != "" {
+		require.FailNow(t, line, "every client, or the monitoring, was to be tested")
 	}
 	t.Skip(reason)
 }

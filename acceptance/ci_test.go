@@ -111,7 +111,7 @@ func newCIRunner(t *testing.T) ciRunner {
 	addJWTAuth(t, c.server)
 	for _, heading := range []string{"A role for CI", "GitHub Actions", "GitLab CI"} {
 		for _, block := range c.commands(t, heading) {
-			c.recipe.run(t, c.server, "API_KEY_ID="+analyticsKey.ID+"\n"+block)
+			c.run(t, c.server, "API_KEY_ID="+analyticsKey.ID+"\n"+block)
 		}
 	}
 	return c

@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
-	"os"
 	"strings"
 	"testing"
 
@@ -22,9 +21,8 @@ func TestSnowplowExec(t *testing.T) {
 	m, console := configuredAlone(t)
 	s := m.server
 	m.write(t, "roles/analytics", fields{"ttl": "2s"})
-	policy, err := os.ReadFile("../examples/policies/team.hcl")
-	require.NoError(t, err)
-	login := s.createToken(t, string(policy))
+	policy := examples.file(t, "policies/team.hcl")
+	login := s.createToken(t, policy)
 	environment := []string{"HOME=" + t.TempDir(), "VAULT_ADDR=" + s.Address(), "BAO_ADDR=" + s.Address(), "VAULT_MAX_RETRIES=0"}
 	out, err := clientCommand(".", environment, program.Path, "login", "-no-print", login).CombinedOutput()
 	require.NoError(t, err, "%s", out)
@@ -54,7 +52,7 @@ func TestSnowplowExec(t *testing.T) {
 
 	for _, refused := range []struct{ login, role, says string }{
 		{login, "analytics", ended},
-		{s.createToken(t, string(policy)), "ingest", "may not read snowplow/token/ingest"},
+		{s.createToken(t, policy), "ingest", "may not read snowplow/token/ingest"},
 	} {
 		environment := append(environment, "VAULT_TOKEN="+refused.login)
 		out, err := clientCommand(".", environment, snowplowExec, "-role="+refused.role, "echo", "started").CombinedOutput()

@@ -1,7 +1,6 @@
 package acceptance
 
 import (
-	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -35,10 +34,8 @@ func (m manifest) at(path string) any {
 // manifests reads the objects of a file of the recipe, by kind. None may be there twice.
 func manifests(t testing.TB, name string) map[string]manifest {
 	t.Helper()
-	content, err := os.ReadFile(filepath.Join("../examples/kubernetes", name))
-	require.NoError(t, err)
 	found := map[string]manifest{}
-	for decoder := yaml.NewDecoder(bytes.NewReader(content)); ; {
+	for decoder := yaml.NewDecoder(strings.NewReader(examples.file(t, "kubernetes/"+name))); ; {
 		var object map[string]any
 		err := decoder.Decode(&object)
 		if errors.Is(err, io.EOF) {

@@ -49,9 +49,8 @@ func TestMonitoring(t *testing.T) {
 	ingestKey := consoletest.Key{ID: "ingest-key-id", Secret: "canary-ingest-key-do-not-leak"}
 	console.AddKey(analyticsKey)
 	console.AddKey(ingestKey)
-	telemetry, err := os.ReadFile("../examples/monitoring/telemetry.hcl")
-	require.NoError(t, err)
-	s := startServer(t, func(options *vaulttest.Options) { options.Config = string(telemetry) })
+	telemetry := examples.file(t, "monitoring/telemetry.hcl")
+	s := startServer(t, func(options *vaulttest.Options) { options.Config = telemetry })
 	m := s.mount(t, "snowplow", "")
 	m.write(t, "config", with(defaultConfig(console), fields{"reuse_period": "1s"}))
 	m.write(t, "roles/analytics", keyOf(analyticsKey))

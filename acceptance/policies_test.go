@@ -2,7 +2,6 @@ package acceptance
 
 import (
 	"maps"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -10,8 +9,6 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
-
-	"github.com/snowplow-vault/vault-plugin-secrets-snowplow/internal/consoletest"
 )
 
 // attempts are everything that one can do to the engine, and the holders of which example policies may do it. The
@@ -46,25 +43,15 @@ var attempts = []struct {
 	{"delete", "config", nil, "operator"},
 }
 
-// examplePolicies are the rules of each example policy, and a mount at the path that they name.
-func examplePolicies(t *testing.T) (map[string]string, mount, *consoletest.Server) {
-	t.Helper()
-	files, err := filepath.Glob("../examples/policies/*.hcl")
-	require.NoError(t, err)
-	policies := map[string]string{}
-	for _, file := range files {
-		rules, err := os.ReadFile(file)
-		require.NoError(t, err)
-		policies[strings.TrimSuffix(filepath.Base(file), ".hcl")] = string(rules)
-	}
-	m, console := configuredAlone(t)
-	return policies, m, console
-}
-
 func TestExamplePolicies(t *testing.T) {
 	t.Parallel()
-	policies, root, console := examplePolicies(t)
-	policies["token"] = `path "snowplow/token" { capabilities = ["read"] }`
+	policies := map[string]string{"token": `path "snowplow/token" { capabilities = ["read"] }`}
+	files, err := filepath.Glob("../examples/policies/*.hcl")
+	require.NoError(t, err)
+	for _, file := range files {
+		policies[strings.TrimSuffix(filepath.Base(file), ".hcl")] = examples.file(t, "policies/"+filepath.Base(file))
+	}
+	root, console := configuredAlone(t)
 	require.Equal(t, []string{"auditor", "operator", "team", "team-key", "token"}, slices.Sorted(maps.Keys(policies)), "each is tried here")
 	for policy, rules := range policies {
 		root.write(t, "config", defaultConfig(console))
@@ -89,9 +76,10 @@ func TestExamplePolicies(t *testing.T) {
 // TestTeamCannotGetAJWTOfConfigsKey tries to make a role lose its key, as a team that may replace that key.
 func TestTeamCannotGetAJWTOfConfigsKey(t *testing.T) {
 	t.Parallel()
-	policies, root, console := examplePolicies(t)
+	root, console := configuredAlone(t)
 	root.remove(t, "roles/analytics")
-	team := root.as(t, root.server.createToken(t, policies["team"]+policies["team-key"]))
+	rules := examples.file(t, "policies/team.hcl") + examples.file(t, "policies/team-key.hcl")
+	team := root.as(t, root.server.createToken(t, rules))
 	tries := []fields{
 		{},
 		{"ttl": "1h"},

@@ -14,15 +14,6 @@ import (
 	"github.com/snowplow-vault/vault-plugin-secrets-snowplow/internal/vaulttest"
 )
 
-// requireCachedJWT demands that a reader gets the JWT that was cached before Console went down, without waiting for an
-// exchange to end.
-func requireCachedJWT(t testing.TB, m mount, jwt, when string) {
-	t.Helper()
-	begun := time.Now()
-	require.Equal(t, jwt, m.jwt(t, "token"), "%s: the cached JWT is served", when)
-	require.Less(t, time.Since(begun), patience, "%s: a reader has waited", when)
-}
-
 // Two mounts, in one process of the plugin, go on where they were after whatever starts it anew, also with Console down.
 func TestRestarts(t *testing.T) {
 	t.Parallel()
@@ -81,7 +72,9 @@ func TestRestarts(t *testing.T) {
 			m.client = s.Client
 			require.Equal(t, m.config, m.read(t, "config").Data, "config after %s", step.name)
 			require.Equal(t, m.role, m.read(t, "roles/short").Data, "the role after %s", step.name)
-			requireCachedJWT(t, m.mount, m.jwt, "after "+step.name)
+			begun := time.Now()
+			require.Equal(t, m.jwt, m.mount.jwt(t, "token"), "the cached JWT after %s", step.name)
+			require.Less(t, time.Since(begun), patience, "a reader has waited for an exchange after %s", step.name)
 			requireLease(t, m.read(t, "token/short"), 60)
 			_, err := s.Client.Sys().Lookup(m.lease)
 			require.NoError(t, err, "the lease after %s", step.name)

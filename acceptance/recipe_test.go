@@ -22,6 +22,9 @@ import (
 // recipe is a folder of the examples, copied so that a test can put the machine's addresses and paths in.
 type recipe struct{ dir string }
 
+// examples are all of them, as they are.
+var examples = recipe{"../examples"}
+
 // copyRecipe copies a folder of the examples, and the policies beside it. Each pair of replacements must occur in one of
 // the folder's files, so that a test does not go on replacing what is no longer there.
 func copyRecipe(t testing.TB, name string, replacements ...string) recipe {

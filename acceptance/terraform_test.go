@@ -3,6 +3,7 @@ package acceptance
 import (
 	"encoding/json"
 	"errors"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -20,6 +21,7 @@ type terraform struct {
 	env     []string
 	server  server
 	console *consoletest.Server
+	vars    fields // of the recipe
 }
 
 // rotatedKey comes in place of the default key.
@@ -31,6 +33,7 @@ func newTerraform(t *testing.T, keyFile string) *terraform {
 		program: lookPath(t, "terraform", "install Terraform 1.11 or later"),
 		dir:     copyRecipe(t, "terraform").dir,
 		console: consoletest.NewServer(t),
+		vars:    fields{},
 	}
 	tf.console.AddKey(analyticsKey)
 	tf.console.AddKey(rotatedKey)
@@ -51,11 +54,11 @@ func newTerraform(t *testing.T, keyFile string) *terraform {
 	tf.server = startServerWithoutPlugin(t)
 	tf.env = append(tf.env, "VAULT_ADDR="+tf.server.Address(), "VAULT_TOKEN="+tf.server.Client.Token())
 	tf.addPlugin(t, pluginVersion)
-	tf.set(t, map[string]any{
+	tf.set(t, fields{
 		"organization_id": consoletest.DefaultOrganizationID,
 		"console_url":     tf.console.URL,
 		"api_key_id":      consoletest.DefaultAPIKeyID,
-		"roles":           map[string]any{"analytics": map[string]any{"api_key_id": analyticsKey.ID, "ttl": 7200, "reuse_period": 1800}},
+		"roles":           fields{"analytics": fields{"api_key_id": analyticsKey.ID, "ttl": 7200, "reuse_period": 1800}},
 	})
 	tf.keys(t, consoletest.DefaultAPIKey)
 	return tf
@@ -66,20 +69,16 @@ func (tf *terraform) addPlugin(t *testing.T, version string) {
 	t.Helper()
 	plugin := pluginOf(t, version)
 	require.NoError(t, tf.server.AddPlugin(plugin))
-	tf.set(t, map[string]any{"plugin_version": version, "plugin_sha256": sha256Of(t, plugin.Program)})
+	tf.set(t, fields{"plugin_version": version, "plugin_sha256": sha256Of(t, plugin.Program)})
 }
 
 // set sets variables of the recipe.
-func (tf *terraform) set(t *testing.T, variables map[string]any) {
+func (tf *terraform) set(t *testing.T, variables fields) {
 	t.Helper()
-	path := filepath.Join(tf.dir, "terraform.tfvars.json")
-	all := map[string]any{}
-	if content, err := os.ReadFile(path); err == nil {
-		require.NoError(t, json.Unmarshal(content, &all))
-	}
-	content, err := json.Marshal(with(all, variables))
+	maps.Copy(tf.vars, variables)
+	content, err := json.Marshal(tf.vars)
 	require.NoError(t, err)
-	require.NoError(t, os.WriteFile(path, content, 0o600))
+	require.NoError(t, os.WriteFile(filepath.Join(tf.dir, "terraform.tfvars.json"), content, 0o600))
 }
 
 // keys sets the API keys, as the recipe says: in the environment.
@@ -161,7 +160,7 @@ func TestTerraform(t *testing.T) {
 			require.LessOrEqual(t, tf.console.Exchanges(), exchanges+2, "exchanges of runs that write no keys")
 
 			// Another key.
-			tf.set(t, map[string]any{"api_key_id": rotatedKey.ID})
+			tf.set(t, fields{"api_key_id": rotatedKey.ID})
 			tf.keys(t, rotatedKey.Secret)
 			tf.apply(t, writeKeys...)
 			requireKeyID(t, tf.console, m.jwt(t, "token"), rotatedKey.ID)

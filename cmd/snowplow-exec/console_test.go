@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"bytes"
 	"context"
-	"crypto/x509"
 	"encoding/pem"
 	"errors"
 	"fmt"
@@ -56,7 +55,15 @@ func startConsole(t *testing.T, server *httptest.Server, path, jwt string) *test
 		return &token{jwt: c.jwt, organizationID: consoletest.DefaultOrganizationID, consoleURL: target, refreshAt: end, leaseEnd: end, expiresAt: end}, c.err
 	}, logger)
 	require.NoError(t, err)
-	c.transport = transportTo(t, server.Certificate())
+	ca := ""
+	if certificate := server.Certificate(); certificate != nil {
+		ca = filepath.Join(t.TempDir(), "ca.pem")
+		block := &pem.Block{Type: "CERTIFICATE", Bytes: certificate.Raw}
+		require.NoError(t, os.WriteFile(ca, pem.EncodeToMemory(block), 0o600))
+	}
+	c.transport, err = newTransport(ca)
+	require.NoError(t, err)
+	t.Cleanup(c.transport.CloseIdleConnections)
 	own := httptest.NewUnstartedServer(nil)
 	c.console = newConsole(source, c.transport, own.Listener.Addr(), "snowplow/token")
 	own.Config = newServer(c.console)
@@ -73,21 +80,6 @@ func startConsole(t *testing.T, server *httptest.Server, path, jwt string) *test
 	c.standIn = exchange(c.URL, c.apiKeyID, c.apiKey)
 	require.NotEmpty(t, c.standIn)
 	return c
-}
-
-// transportTo returns a transport that trusts a certificate, if there is one.
-func transportTo(t *testing.T, certificate *x509.Certificate) *http.Transport {
-	t.Helper()
-	ca := ""
-	if certificate != nil {
-		ca = filepath.Join(t.TempDir(), "ca.pem")
-		block := &pem.Block{Type: "CERTIFICATE", Bytes: certificate.Raw}
-		require.NoError(t, os.WriteFile(ca, pem.EncodeToMemory(block), 0o600))
-	}
-	transport, err := newTransport(ca)
-	require.NoError(t, err)
-	t.Cleanup(transport.CloseIdleConnections)
-	return transport
 }
 
 // upstream starts a Console that is a handler, and a console in front of it.

@@ -18,15 +18,15 @@ import (
 // manifest is one Kubernetes object of a file.
 type manifest map[string]any
 
-// at returns the value at a path of names, or nil. Of a list, it takes the first.
+// at returns the value at a path of names, or nil. Of a list on the way, it takes the first.
 func (m manifest) at(path string) any {
 	var value any = map[string]any(m)
 	for name := range strings.SplitSeq(path, ".") {
-		inner, _ := value.(map[string]any)
-		value = inner[name]
 		if list, ok := value.([]any); ok {
 			value = list[0]
 		}
+		inner, _ := value.(map[string]any)
+		value = inner[name]
 	}
 	return value
 }
@@ -134,7 +134,7 @@ template {
 		require.Equal(t, auth.at("metadata.name"), secret.at("spec.vaultAuthRef"))
 		require.Equal(t, vaultRole, auth.at("spec.kubernetes.role"))
 		require.Equal(t, objects[serviceAccount].at("metadata.name"), auth.at("spec.kubernetes.serviceAccount"))
-		require.Equal(t, "vault", auth.at("spec.kubernetes.audiences"))
+		require.Equal(t, []any{"vault"}, auth.at("spec.kubernetes.audiences"))
 
 		data := readable(t, fmt.Sprintf("%s/%s", secret.at("spec.mount"), secret.at("spec.path")))
 		spec := secret.at("spec").(map[string]any)
@@ -151,7 +151,7 @@ template {
 		require.Equal(t, true, secret.at("spec.destination.create"))
 		require.Contains(t, data, pod.at("volumes.secret.items.key"))
 		require.Equal(t, pod.at("volumes.name"), pod.at("containers.volumeMounts.name"))
-		require.NotContains(t, pod.at("containers.volumeMounts"), "subPath")
+		require.Nil(t, pod.at("containers.volumeMounts.subPath"), "a file that is mounted by itself is never replaced")
 		require.Equal(t, fmt.Sprint(pod.at("containers.volumeMounts.mountPath"), "/access_token"), pod.at("containers.env.value"))
 	})
 
@@ -168,7 +168,7 @@ template {
 		const login = "spec.provider.auth.kubernetes."
 		require.Equal(t, vaultRole, generator.at(login+"role"))
 		require.Equal(t, objects[serviceAccount].at("metadata.name"), generator.at(login+"serviceAccountRef.name"))
-		require.Equal(t, "vault", generator.at(login+"serviceAccountRef.audiences"))
+		require.Equal(t, []any{"vault"}, generator.at(login+"serviceAccountRef.audiences"))
 
 		require.Equal(t, "GET", generator.at("spec.method"), "anything else is a write, which the policy does not allow")
 		readable(t, generator.at("spec.path").(string))

@@ -33,10 +33,16 @@ func pluginProcesses(t testing.TB, s server, number int) (pids []int) {
 }
 
 // pluginProcess is the one process of the plugin that a server must have, once those that ended are gone.
-func pluginProcess(t testing.TB, s server) int { t.Helper(); return pluginProcesses(t, s, 1)[0] }
+func pluginProcess(t testing.TB, s server) int {
+	t.Helper()
+	return pluginProcesses(t, s, 1)[0]
+}
 
 // requirePluginEnds waits until a server has no process of the plugin.
-func requirePluginEnds(t testing.TB, s server) { t.Helper(); pluginProcesses(t, s, 0) }
+func requirePluginEnds(t testing.TB, s server) {
+	t.Helper()
+	pluginProcesses(t, s, 0)
+}
 
 // requireRevocable demands that a lease is known, and that revoking ends it.
 func requireRevocable(t testing.TB, client *api.Client, lease string) {

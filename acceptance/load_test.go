@@ -5,7 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -15,6 +19,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/snowplow-vault/vault-plugin-secrets-snowplow/internal/consoletest"
+	"github.com/snowplow-vault/vault-plugin-secrets-snowplow/internal/vaulttest"
 )
 
 // constantLoad is readers that read a token without a pause, each with a client of its own that is as api.NewClient
@@ -127,11 +132,31 @@ func (l *constantLoad) measured() (gap time.Duration, repeated map[string]int, f
 	return gap, repeated, failures
 }
 
-// Each write has another key, and takes the one before away from Console: a reader who still got that would fail.
+// registerInstrumented registers the plugin as built with the race detector, or the usual one where that has no C compiler.
+func registerInstrumented(t testing.TB, s server) (version string) {
+	t.Helper()
+	version = "v0.1.0-race"
+	program := filepath.Join(s.Dir(), "build", pluginName)
+	build := exec.Command("go", "build", "-race", "-ldflags", "-X "+modulePath+".Version="+version, "-o", program, modulePath+"/cmd/"+pluginName)
+	build.Env = append(os.Environ(), "CGO_ENABLED=1")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Logf("WITHOUT THE RACE DETECTOR in the plugin, which cannot be built with it here: %v\n%s", err, out)
+		return pluginVersion
+	}
+	require.NoError(t, s.RegisterPlugin(t.Context(), vaulttest.Plugin{
+		Name: pluginName, Program: program, Command: pluginName + "_" + version, Version: version,
+	}))
+	return version
+}
+
+// Each write has another key, and takes the one before away from Console: a reader who still got that would fail. The
+// plugin's own process runs with the race detector, which writes to the server's log.
 func TestKeysAreReplacedUnderLoad(t *testing.T) {
 	t.Parallel()
-	m, console := configured(t)
-	m.write(t, "config", fields{"reuse_period": "1s"})
+	console := consoletest.NewServer(t)
+	s := startServer(t)
+	m := s.mount(t, "snowplow", registerInstrumented(t, s))
+	m.write(t, "config", with(defaultConfig(console), fields{"reuse_period": "1s"}))
 	load := startLoad(t, console, m.at("token"), 16, m.server)
 	old := consoletest.DefaultAPIKeyID
 	for n := range 20 {
@@ -147,4 +172,9 @@ func TestKeysAreReplacedUnderLoad(t *testing.T) {
 	_, repeated, failures := load.measured()
 	require.Empty(t, failures, "errors of readers")
 	require.Empty(t, repeated, "answers that clients had to repeat a request for")
+	s.Stop()
+	log, err := os.ReadFile(s.Log())
+	require.NoError(t, err)
+	_, report, found := strings.Cut(string(log), "DATA RACE")
+	require.False(t, found, "a race in the plugin:\n%s", report)
 }

@@ -5,6 +5,8 @@ FUZZTIME ?= 30s
 SEEDS    ?= 20000
 MINCOVER ?= 97
 FROM     ?= 0
+STORAGE  ?= raft
+SOAK     ?= 20m
 VULNDB   ?= https://vuln.go.dev
 
 # A go.work of the user's in a parent folder is none of ours.
@@ -87,13 +89,16 @@ fuzz: ## Run each fuzz target for FUZZTIME (30s)
 model: ## Hold SEEDS (20000) random schedules from number FROM (0) against the contract, about 25 a second
 	MODEL_SEEDS=$(SEEDS) MODEL_FROM=$(FROM) go test -race -count=1 -timeout=0 -v -run '^TestNoScheduleBreaksTheContract$$' .
 
-bench: programs ## Measure what a read costs
-	scripts/bench.sh
+bench: programs ## Measure what a read costs on a Vault with STORAGE (raft, with TLS and an audit log; or inmem)
+	@vault=$$(scripts/vault.sh) && go run -race=false ./bench/load -vault "$$vault" -storage "$(STORAGE)" reads
 
-soak: programs ## Put load on the engine for a long time
-	scripts/soak.sh
+bench-growth: programs ## Measure what leases, mounts, roles and a failover cost
+	@vault=$$(scripts/vault.sh) && go run -race=false ./bench/load -vault "$$vault" leases mounts roles failover
+
+soak: programs ## Put load on the engine for SOAK (20m)
+	@vault=$$(scripts/vault.sh) && go run -race=false ./bench/load -vault "$$vault" -storage inmem -soak "$(SOAK)" soak
 
 clean: ## Remove what was built; the Vault kept in the user's cache folder stays
 	rm -rf bin dist cover.out
 
-.PHONY: help build programs release test-release image test test-clients test-monitoring docs-test cover demo dev lint vulncheck fuzz model bench soak clean
+.PHONY: help build programs release test-release image test test-clients test-monitoring docs-test cover demo dev lint vulncheck fuzz model bench bench-growth soak clean

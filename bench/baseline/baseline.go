@@ -1,5 +1,5 @@
 // Package baseline is the least that a secrets engine with leases can be: a read of token answers with a constant. What
-// the Snowplow engine costs beyond it is the engine's own.
+// the Snowplow engine costs beyond it is the engine's own. A read of plain answers with the same, without a lease.
 package baseline
 
 import (
@@ -38,16 +38,10 @@ func Factory(ctx context.Context, conf *logical.BackendConfig) (logical.Backend,
 	b := &framework.Backend{
 		BackendType: logical.TypeLogical,
 		Secrets:     []*framework.Secret{secret},
-		Paths: []*framework.Path{{
-			Pattern: "token",
-			Operations: map[logical.Operation]framework.OperationHandler{
-				logical.ReadOperation: &framework.PathOperation{
-					Callback: func(context.Context, *logical.Request, *framework.FieldData) (*logical.Response, error) {
-						return lease(secret), nil
-					},
-				},
-			},
-		}},
+		Paths: []*framework.Path{
+			constant("token", func() *logical.Response { return lease(secret) }),
+			constant("plain", func() *logical.Response { return &logical.Response{Data: data()} }),
+		},
 	}
 	if err := b.Setup(ctx, conf); err != nil {
 		return nil, fmt.Errorf("setting up the baseline: %w", err)
@@ -55,14 +49,31 @@ func Factory(ctx context.Context, conf *logical.BackendConfig) (logical.Backend,
 	return b, nil
 }
 
+func constant(pattern string, answer func() *logical.Response) *framework.Path {
+	return &framework.Path{
+		Pattern: pattern,
+		Operations: map[logical.Operation]framework.OperationHandler{
+			logical.ReadOperation: &framework.PathOperation{
+				Callback: func(context.Context, *logical.Request, *framework.FieldData) (*logical.Response, error) {
+					return answer(), nil
+				},
+			},
+		},
+	}
+}
+
 func lease(secret *framework.Secret) *logical.Response {
-	resp := secret.Response(map[string]any{
+	resp := secret.Response(data(), nil)
+	resp.Secret.TTL = validity
+	return resp
+}
+
+func data() map[string]any {
+	return map[string]any{
 		"access_token":    jwt,
 		"token_type":      "Bearer",
 		"expires_at":      "2030-01-01T00:00:00Z",
 		"organization_id": "11111111-2222-4333-8444-555555555555",
 		"console_url":     "http://127.0.0.1:12345",
-	}, nil)
-	resp.Secret.TTL = validity
-	return resp
+	}
 }

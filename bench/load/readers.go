@@ -3,12 +3,13 @@ package main
 import (
 	"bufio"
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
-	"strings"
+	"net/url"
 	"sync"
 	"time"
 )
@@ -22,35 +23,50 @@ type reader struct {
 }
 
 func (v *vault) newReader(path string) (*reader, error) {
-	host := strings.TrimPrefix(v.Address(), "http://")
-	connection, err := net.Dial("tcp", host)
+	address, err := url.Parse(v.Address())
 	if err != nil {
 		return nil, fmt.Errorf("connecting to Vault: %w", err)
 	}
-	return &reader{
-		connection: connection,
-		answers:    bufio.NewReader(connection),
-		request:    fmt.Appendf(nil, "GET /v1/%s HTTP/1.1\r\nHost: %s\r\nX-Vault-Token: %s\r\n\r\n", path, host, v.Client.Token()),
-	}, nil
+	var connection net.Conn
+	if v.options.TLS {
+		config := v.Client.CloneConfig().TLSConfig()
+		config.NextProtos = nil // not HTTP/2
+		connection, err = tls.Dial("tcp", address.Host, config)
+	} else {
+		connection, err = net.Dial("tcp", address.Host)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("connecting to Vault: %w", err)
+	}
+	request := func(path string) []byte {
+		return fmt.Appendf(nil, "GET /v1/%s HTTP/1.1\r\nHost: %s\r\nX-Vault-Token: %s\r\n\r\n", path, address.Host, v.Client.Token())
+	}
+	// A request that is not counted finds the connection new, which Vault closes if none comes for a while.
+	r := &reader{connection: connection, answers: bufio.NewReader(connection), request: request("sys/seal-status")}
+	if err := r.read(); err != nil {
+		return nil, errors.Join(err, connection.Close())
+	}
+	r.request = request(path)
+	return r, nil
 }
 
-func (r *reader) read() (body []byte, err error) {
+func (r *reader) read() error {
 	if _, err := r.connection.Write(r.request); err != nil {
-		return nil, fmt.Errorf("sending a read: %w", err)
+		return fmt.Errorf("sending a read: %w", err)
 	}
 	response, err := http.ReadResponse(r.answers, nil)
 	if err != nil {
-		return nil, fmt.Errorf("receiving the answer of a read: %w", err)
+		return fmt.Errorf("receiving the answer of a read: %w", err)
 	}
 	defer response.Body.Close()
-	body, err = io.ReadAll(response.Body)
+	body, err := io.ReadAll(response.Body)
 	if err != nil {
-		return nil, fmt.Errorf("receiving the answer of a read: %w", err)
+		return fmt.Errorf("receiving the answer of a read: %w", err)
 	}
 	if response.StatusCode != http.StatusOK {
-		return nil, fmt.Errorf("a read was answered with %s: %s", response.Status, body)
+		return fmt.Errorf("a read was answered with %s: %s", response.Status, body)
 	}
-	return body, nil
+	return nil
 }
 
 // readers is many that read the same path.
@@ -87,7 +103,7 @@ func (all readers) together(more func(started time.Time, i, done int) bool) (eac
 			<-begin
 			for more(started, i, len(took[i])) {
 				from := time.Now()
-				if _, failed[i] = r.read(); failed[i] != nil {
+				if failed[i] = r.read(); failed[i] != nil {
 					return
 				}
 				took[i] = append(took[i], time.Since(from))
@@ -104,34 +120,13 @@ func (all readers) together(more func(started time.Time, i, done int) bool) (eac
 	return each, whole, errors.Join(failed...)
 }
 
-// readFor lets n readers read token of a mount for a while. The first read of each, which finds its connection new, is
-// not counted.
-func (v *vault) readFor(ctx context.Context, mount string, n int, d time.Duration) ([]time.Duration, time.Duration, error) {
-	all, err := v.newReaders(n, mount+"/token")
-	if err != nil {
-		return nil, 0, err
-	}
-	defer all.close()
-	if _, _, err := all.together(func(_ time.Time, _, done int) bool { return done < 1 }); err != nil {
-		return nil, 0, err
-	}
-	each, whole, err := all.together(func(started time.Time, _, _ int) bool { return ctx.Err() == nil && time.Since(started) < d })
-	return each, whole, errors.Join(err, ctx.Err())
-}
-
-// readTimes lets n readers read token of a mount that many times in all.
-func (v *vault) readTimes(ctx context.Context, mount string, n, times int) (time.Duration, error) {
-	all, err := v.newReaders(n, mount+"/token")
+// readTimes lets n readers read a path that many times in all, and returns how long that takes once they are connected.
+func (v *vault) readTimes(ctx context.Context, path string, n, times int) (time.Duration, error) {
+	all, err := v.newReaders(n, path)
 	if err != nil {
 		return 0, err
 	}
 	defer all.close()
-	_, whole, err := all.together(func(_ time.Time, i, done int) bool {
-		share := times / n
-		if i < times%n {
-			share++
-		}
-		return ctx.Err() == nil && done < share
-	})
+	_, whole, err := all.together(func(_ time.Time, i, done int) bool { return ctx.Err() == nil && done < (times+i)/n })
 	return whole, errors.Join(err, ctx.Err())
 }

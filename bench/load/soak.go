@@ -33,40 +33,43 @@ const (
 	moreFiles   = 10
 )
 
-// soak reads while config and roles are rewritten. It fails if a read fails, or if the plugin holds on to more at the
-// end than in the middle.
+// soak reads while config and roles are rewritten. It fails if a read fails, or if the plugin has more at the end than in
+// the middle.
 func (b *bench) soak(ctx context.Context) error {
-	b.console.SetValidity(soakValidity)
-	if err := b.writeRoles(ctx, 0, soakRoles); err != nil {
+	return b.onVault(ctx, []string{engine}, func(v *vault) error { return v.load(ctx) })
+}
+
+func (v *vault) load(ctx context.Context) error {
+	v.console.SetValidity(soakValidity)
+	if err := v.writeRoles(ctx, 0, soakRoles); err != nil {
 		return err
 	}
 	var reads atomic.Int64
-	end := time.Now().Add(b.options.soak)
-	ctx, stop := context.WithDeadline(ctx, end)
+	ctx, stop := context.WithTimeout(ctx, v.duration)
 	defer stop()
 	group, ctx := errgroup.WithContext(ctx)
 	for i := range soakReaders {
-		path := engineMount + "/token"
+		path := engine + "/token"
 		if role := i % (soakRoles + 1); role < soakRoles {
 			path += "/" + roleName(role)
 		}
 		group.Go(func() error {
-			r, err := b.vault.newReader(path)
+			r, err := v.newReader(path)
 			if err != nil {
 				return err
 			}
 			defer r.connection.Close()
 			return repeat(ctx, readPause, func() error {
-				_, err := r.read()
+				err := r.read()
 				reads.Add(1)
 				return err
 			})
 		})
 	}
-	group.Go(func() error { return b.rewrite(ctx) })
+	group.Go(func() error { return v.rewrite(ctx) })
 	samples := make([]process, 0, soakSamples)
 	group.Go(func() (err error) {
-		samples, err = b.watch(ctx, &reads)
+		samples, err = v.watch(ctx, &reads)
 		return err
 	})
 	if err := group.Wait(); err != nil {
@@ -93,50 +96,49 @@ func repeat(ctx context.Context, pause time.Duration, do func() error) error {
 }
 
 // rewrite changes config and the roles, and makes, reads and deletes one role more.
-func (b *bench) rewrite(ctx context.Context) error {
+func (v *vault) rewrite(ctx context.Context) error {
 	extra := roleName(soakRoles)
 	written := context.WithoutCancel(ctx) // the last write is not broken off
 	return repeat(ctx, writePause, func() error {
-		if err := b.writeConfig(written); err != nil {
+		if err := v.writeConfig(written, engine); err != nil {
 			return err
 		}
-		if err := b.writeRoles(written, 0, soakRoles+1); err != nil {
+		if err := v.writeRoles(written, 0, soakRoles+1); err != nil {
 			return err
 		}
-		if err := b.readRoleToken(written, soakRoles); err != nil {
+		if err := v.readRole(written, soakRoles); err != nil {
 			return err
 		}
-		_, err := b.vault.Client.Logical().DeleteWithContext(written, engineMount+"/roles/"+extra)
+		_, err := v.Client.Logical().DeleteWithContext(written, engine+"/roles/"+extra)
 		return err
 	})
 }
 
-// watch prints and returns what the plugin holds on to, at even distances until the time is over.
-func (b *bench) watch(ctx context.Context, reads *atomic.Int64) ([]process, error) {
-	fmt.Println("Goroutines do not show from outside: one that never ends shows as memory, an open file or a thread.")
+// watch prints and returns what the plugin's process has, at even distances until the time is over.
+func (v *vault) watch(ctx context.Context, reads *atomic.Int64) ([]process, error) {
 	fmt.Printf("%8s %10s %10s %10s %8s %6s\n", "time", "reads", "exchanges", "memory", "threads", "files")
 	var samples []process
 	begin := time.Now()
 	for i := 1; i <= soakSamples; i++ {
 		// A moment early, so that the last one is taken under load as well.
-		at := begin.Add(b.options.soak*time.Duration(i)/soakSamples - b.options.soak/1000)
+		at := begin.Add(v.duration*time.Duration(i)/soakSamples - v.duration/1000)
 		select {
 		case <-ctx.Done():
 			return samples, nil
 		case <-time.After(time.Until(at)):
 		}
-		p, err := b.vault.plugin(engineMount)
+		p, err := v.plugin(engine)
 		if err != nil {
 			return nil, err
 		}
 		samples = append(samples, p)
-		fmt.Printf("%8s %10d %10d %10s %8d %6d\n", time.Since(begin).Round(time.Second), reads.Load(), b.console.Exchanges(),
+		fmt.Printf("%8s %10d %10d %10s %8d %6d\n", time.Since(begin).Round(time.Second), reads.Load(), v.console.Exchanges(),
 			megabytes(float64(p.rss)), p.threads, p.files)
 	}
 	return samples, nil
 }
 
-// compareSamples holds the last samples against those that end in the middle.
+// compareSamples compares the last samples with those that end in the middle.
 func compareSamples(samples []process) error {
 	sum := func(end int) (total process) {
 		for _, p := range samples[end-sampled : end] {

@@ -2,39 +2,54 @@ package main
 
 import (
 	"fmt"
+	"os"
 	"slices"
-	"strings"
 	"time"
 )
 
-// series is what was measured of one figure, for each of the two, round by round.
+// series is what was measured of one figure, turn by turn.
 type series map[string][]float64
 
-func (s series) add(mount string, value float64) { s[mount] = append(s[mount], value) }
+func (s series) add(name string, value float64) { s[name] = append(s[name], value) }
 
-func (s series) median(mount string) float64 { return median(s[mount]) }
-
-// ratios are those of the rounds, sorted. Their median is what counts: what slows the machine down for a while slows
-// down both sides of most rounds, and spoils only those that it begins or ends in.
-func (s series) ratios() []float64 {
-	var ratios []float64
-	for round, baseline := range s[baselineMount] {
-		ratios = append(ratios, s[engineMount][round]/baseline)
+// time adds how many seconds do takes, if it succeeds.
+func (s series) time(name string, do func() error) error {
+	begun := time.Now()
+	if err := do(); err != nil {
+		return err
 	}
-	slices.Sort(ratios)
-	return ratios
+	s.add(name, time.Since(begun).Seconds())
+	return nil
 }
 
-func (s series) ratio() float64 { return median(s.ratios()) }
+// spread is the median of the turns' ratios to the baseline, and the range of the middle half of them. What slows the
+// machine down for a while slows down both sides of most turns, and spoils only those that it begins or ends in.
+type spread struct {
+	turns             int
+	low, median, high float64
+}
 
-// ratioText is the ratio and, of several rounds, the range of the middle half of them: a goal that lies within it is
-// neither met nor missed for sure.
-func (s series) ratioText() string {
-	text := fmt.Sprintf("%.3f", s.ratio())
-	if ratios := s.ratios(); len(ratios) >= 4 {
-		text += fmt.Sprintf(" (%.2f to %.2f)", ratios[len(ratios)/4], ratios[len(ratios)-1-len(ratios)/4])
+func (s series) spread(name string) spread {
+	var ratios []float64
+	for i := range min(len(s[name]), len(s[baseline])) {
+		ratios = append(ratios, s[name][i]/s[baseline][i])
 	}
-	return text
+	if len(ratios) == 0 {
+		return spread{}
+	}
+	slices.Sort(ratios)
+	quarter := len(ratios) / 4
+	return spread{len(ratios), ratios[quarter], median(ratios), ratios[len(ratios)-1-quarter]}
+}
+
+func (s spread) String() string {
+	switch s.turns {
+	case 0:
+		return ""
+	case 1:
+		return fmt.Sprintf("%.2f", s.median)
+	}
+	return fmt.Sprintf("%.2f (%.2f to %.2f)", s.median, s.low, s.high)
 }
 
 func median(values []float64) float64 {
@@ -52,43 +67,41 @@ func percentile(values []time.Duration, share float64) time.Duration {
 	return values[int(share*float64(len(values)))]
 }
 
-// table is the rows of what was measured, in Markdown.
-type table struct{ rows []string }
+// table prints each figure once it is known: a run that is broken off has shown what it measured.
+type table struct{ begun bool }
 
-const tableHead = `| figure | engine | baseline | ratio | goal |
-|---|--:|--:|--:|---|
-`
-
-func (t *table) add(figure, engine, baseline, ratio, goal string) {
-	t.rows = append(t.rows, fmt.Sprintf("| %s | %s | %s | %s | %s |\n", figure, engine, baseline, ratio, goal))
-}
-
-// compare adds a figure of both. A positive goal is the least that the ratio should be, a negative one without its
-// sign the most; 0 is none.
+// compare adds a figure. A positive goal is the least that the ratio should be, a negative one without its sign the
+// most, 0 is none. A ratio that misses it is reported, unless the baseline's to itself misses it as well.
 func (t *table) compare(figure string, measured series, write func(float64) string, goal float64) {
-	ratio := measured.ratio()
-	verdict := ""
-	switch {
-	case goal > 0:
-		verdict = fmt.Sprintf("at least %.2f: %s", goal, met(ratio >= goal))
-	case goal < 0:
-		verdict = fmt.Sprintf("at most %.2f: %s", -goal, met(ratio <= -goal))
+	if !t.begun {
+		fmt.Println("| figure | engine | baseline | engine / baseline | baseline / itself | without a lease |\n|---|--:|--:|--:|--:|--:|")
+		t.begun = true
 	}
-	t.add(figure, write(measured.median(engineMount)), write(measured.median(baselineMount)), measured.ratioText(), verdict)
+	text := map[string]string{}
+	for name, values := range measured {
+		text[name] = write(median(values))
+	}
+	ratio, itself := measured.spread(engine), measured.spread(again)
+	fmt.Printf("| %s | %s | %s | %s | %s | %s |\n", figure, text[engine], text[baseline], ratio, itself, text[plain])
+	least, most := goal, -goal
+	if itself.turns > 0 {
+		least, most = min(least, itself.low), max(most, itself.high)
+	}
+	if ratio.turns > 0 && (goal > 0 && ratio.median < least || goal < 0 && ratio.median > most) {
+		t.missed(fmt.Sprintf("%s: %s of the baseline's, beyond %.2f and what the baseline makes of itself", figure, ratio, max(goal, -goal)))
+	}
 }
 
-func (t *table) String() string { return tableHead + strings.Join(t.rows, "") }
+func (t *table) missed(text string) { fmt.Fprintln(os.Stderr, "MISSED:", text) }
 
-func met(yes bool) string {
-	if yes {
-		return "met"
+func plural(n int, what string) string {
+	if n == 1 {
+		return "1 " + what
 	}
-	return "**missed**"
+	return fmt.Sprintf("%d %ss", n, what)
 }
 
-func count(n float64) string        { return fmt.Sprintf("%.0f", n) }
-func milliseconds(n float64) string { return fmt.Sprintf("%.2f ms", n) }
-func seconds(n float64) string      { return fmt.Sprintf("%.2f s", n) }
-func megabytes(kib float64) string  { return fmt.Sprintf("%.1f MiB", kib/1024) }
-
-func inMilliseconds(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }
+func count(n float64) string          { return fmt.Sprintf("%.0f", n) }
+func inMilliseconds(s float64) string { return fmt.Sprintf("%.2f ms", s*1000) }
+func seconds(s float64) string        { return fmt.Sprintf("%.2f s", s) }
+func megabytes(kib float64) string    { return fmt.Sprintf("%.1f MiB", kib/1024) }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"slices"
 	"sync"
 
@@ -57,7 +58,15 @@ func (c *Cluster) add(ctx context.Context, options Options) (*Server, error) {
 	first := c.Nodes[0]
 	node.unsealKeys = first.unsealKeys
 	node.Client.SetToken(first.Client.Token())
-	if _, err = node.Client.Sys().RaftJoinWithContext(ctx, &api.RaftJoinRequest{LeaderAPIAddr: first.address}); err == nil {
+	join := api.RaftJoinRequest{LeaderAPIAddr: first.address}
+	if options.TLS {
+		trusted, err := os.ReadFile(first.CACert())
+		if err != nil {
+			return nil, errors.Join(fmt.Errorf("joining the cluster: %w", err), node.Close())
+		}
+		join.LeaderCACert = string(trusted)
+	}
+	if _, err = node.Client.Sys().RaftJoinWithContext(ctx, &join); err == nil {
 		err = node.Unseal(ctx)
 	}
 	if err != nil {

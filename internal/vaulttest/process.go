@@ -73,6 +73,9 @@ func (p *Process) Running() bool {
 	}
 }
 
+// PID is the program's process ID.
+func (p *Process) PID() int { return p.cmd.Process.Pid }
+
 // Log is the file that the program's output goes to.
 func (p *Process) Log() string { return p.log }
 

@@ -17,10 +17,13 @@ package vaulttest
 import (
 	"bytes"
 	"context"
+	"crypto/x509"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
@@ -46,6 +49,7 @@ type Options struct {
 	Dir     string // where the server's own folder is made; empty: the system's folder for temporary files
 	Raft    bool   // integrated storage, which survives a restart; otherwise storage is in memory
 	Audit   bool   // write an audit log, with hashed values
+	TLS     bool   // serve the API over TLS, with a certificate that the server's clients trust
 
 	LogLevel string // empty: info
 	Config   string // further blocks of the configuration file
@@ -91,7 +95,7 @@ func launch(ctx context.Context, options Options) (*Server, error) {
 		return nil, fmt.Errorf("making a folder for the server: %w", err)
 	}
 	s := &Server{options: options, dir: dir}
-	for _, folder := range []string{s.PluginDir(), s.storageDir()} {
+	for _, folder := range []string{s.PluginDir(), s.StorageDir()} {
 		if err := os.Mkdir(folder, 0o700); err != nil {
 			return nil, errors.Join(fmt.Errorf("making a folder for the server: %w", err), s.Close())
 		}
@@ -114,7 +118,11 @@ func launch(ctx context.Context, options Options) (*Server, error) {
 // PluginDir is the server's plugin folder.
 func (s *Server) PluginDir() string { return filepath.Join(s.dir, "plugins") }
 
-func (s *Server) storageDir() string { return filepath.Join(s.dir, "storage") }
+// StorageDir is the folder of integrated storage.
+func (s *Server) StorageDir() string { return filepath.Join(s.dir, "storage") }
+
+// CACert is the file of the certificate to trust, if the server has one.
+func (s *Server) CACert() string { return filepath.Join(s.dir, "tls.crt") }
 
 // Dir is the server's own folder.
 func (s *Server) Dir() string { return s.dir }
@@ -141,6 +149,15 @@ func (s *Server) configure() error {
 		return err
 	}
 	s.address = fmt.Sprintf("http://127.0.0.1:%d", port)
+	tlsSettings := "tls_disable     = true"
+	if s.options.TLS {
+		s.address = fmt.Sprintf("https://127.0.0.1:%d", port)
+		keyFile := filepath.Join(s.dir, "tls.key")
+		if err := writeCertificate(s.CACert(), keyFile); err != nil {
+			return err
+		}
+		tlsSettings = fmt.Sprintf("tls_cert_file   = %q\n  tls_key_file    = %q", s.CACert(), keyFile)
+	}
 	client, err := s.NewClient("")
 	if err != nil {
 		return err
@@ -151,7 +168,7 @@ func (s *Server) configure() error {
 	if s.options.Raft {
 		// A multiplier of 1 is the shortest time to notice that a leader is gone.
 		storage = fmt.Sprintf("storage \"raft\" {\n  path = %q\n  node_id = %q\n  performance_multiplier = 1\n}",
-			s.storageDir(), filepath.Base(s.dir))
+			s.StorageDir(), filepath.Base(s.dir))
 	}
 	level := s.options.LogLevel
 	if level == "" {
@@ -167,7 +184,7 @@ cluster_addr     = "https://127.0.0.1:%d"
 listener "tcp" {
   address         = "127.0.0.1:%d"
   cluster_address = "127.0.0.1:%d"
-  tls_disable     = true
+  %s
 }
 
 %s
@@ -175,8 +192,28 @@ listener "tcp" {
 %s
 
 %s
-`, level, s.PluginDir(), s.address, clusterPort, port, clusterPort, storage, s.declaredAudit(), s.options.Config)
+`, level, s.PluginDir(), s.address, clusterPort, port, clusterPort, tlsSettings, storage, s.declaredAudit(), s.options.Config)
 	return os.WriteFile(s.configFile(), []byte(config), 0o600)
+}
+
+// writeCertificate writes the certificate for 127.0.0.1 that every server of httptest has, and its key.
+func writeCertificate(certFile, keyFile string) error {
+	server := httptest.NewTLSServer(nil)
+	defer server.Close()
+	certificate := server.TLS.Certificates[0]
+	key, err := x509.MarshalPKCS8PrivateKey(certificate.PrivateKey)
+	if err != nil {
+		return fmt.Errorf("encoding the server's key: %w", err)
+	}
+	for file, block := range map[string]*pem.Block{
+		certFile: {Type: "CERTIFICATE", Bytes: certificate.Certificate[0]},
+		keyFile:  {Type: "PRIVATE KEY", Bytes: key},
+	} {
+		if err := os.WriteFile(file, pem.EncodeToMemory(block), 0o600); err != nil {
+			return fmt.Errorf("writing the server's certificate: %w", err)
+		}
+	}
+	return nil
 }
 
 // Ports are below those that systems hand out by themselves: a server that is down must not lose its own to whatever
@@ -362,6 +399,11 @@ func (s *Server) NewClient(token string) (*api.Client, error) {
 	}
 	config.Address = s.address
 	config.MaxRetries = 0
+	if s.options.TLS {
+		if err := config.ConfigureTLS(&api.TLSConfig{CACert: s.CACert()}); err != nil {
+			return nil, fmt.Errorf("making a client: %w", err)
+		}
+	}
 	client, err := api.NewClient(config)
 	if err != nil {
 		return nil, fmt.Errorf("making a client: %w", err)
@@ -386,7 +428,11 @@ func (s *Server) CreateToken(ctx context.Context, policy, rules string) (string,
 // what it prints on standard error.
 func (s *Server) CLI(token string, args ...string) (string, error) {
 	cmd := s.options.Program.command(s.dir, args...)
-	for name, value := range map[string]string{"ADDR": s.address, "TOKEN": token, "MAX_RETRIES": "0"} {
+	settings := map[string]string{"ADDR": s.address, "TOKEN": token, "MAX_RETRIES": "0"}
+	if s.options.TLS {
+		settings["CACERT"] = s.CACert()
+	}
+	for name, value := range settings {
 		cmd.Env = append(cmd.Env, s.options.Program.setting(name, value))
 	}
 	var stdout, stderr bytes.Buffer

@@ -1,4 +1,5 @@
-package snowplow
+// Package bench_test measures the engine's handlers without Vault.
+package bench_test
 
 import (
 	"context"
@@ -7,17 +8,18 @@ import (
 
 	"github.com/hashicorp/vault/sdk/logical"
 
+	snowplow "github.com/snowplow-vault/vault-plugin-secrets-snowplow"
 	"github.com/snowplow-vault/vault-plugin-secrets-snowplow/bench/baseline"
 	"github.com/snowplow-vault/vault-plugin-secrets-snowplow/internal/consoletest"
 )
 
-// benchMount is a mount without Vault and without a plugin process: what is left is the handlers and the framework.
-type benchMount struct {
+// mount is a mount without Vault and without a plugin process: what is left is the handlers and the framework.
+type mount struct {
 	backend logical.Backend
 	storage logical.Storage
 }
 
-func newBenchMount(b *testing.B, factory logical.Factory) benchMount {
+func newMount(b *testing.B, factory logical.Factory) mount {
 	b.Helper()
 	storage := &logical.InmemStorage{}
 	backend, err := factory(b.Context(), &logical.BackendConfig{StorageView: storage, System: &logical.StaticSystemView{}})
@@ -25,10 +27,10 @@ func newBenchMount(b *testing.B, factory logical.Factory) benchMount {
 		b.Fatal(err)
 	}
 	b.Cleanup(func() { backend.Cleanup(context.Background()) })
-	return benchMount{backend: backend, storage: storage}
+	return mount{backend: backend, storage: storage}
 }
 
-func (m benchMount) request(b *testing.B, operation logical.Operation, path string, data map[string]any) {
+func (m mount) request(b *testing.B, operation logical.Operation, path string, data map[string]any) {
 	resp, err := m.backend.HandleRequest(b.Context(), &logical.Request{
 		Operation: operation, Path: path, MountPoint: "snowplow/", Storage: m.storage, Data: data,
 	})
@@ -37,7 +39,7 @@ func (m benchMount) request(b *testing.B, operation logical.Operation, path stri
 	}
 }
 
-func (m benchMount) writeConfig(b *testing.B, consoleURL string) {
+func (m mount) writeConfig(b *testing.B, consoleURL string) {
 	m.request(b, logical.UpdateOperation, "config", map[string]any{
 		"organization_id":   consoletest.DefaultOrganizationID,
 		"api_key_id":        consoletest.DefaultAPIKeyID,
@@ -47,23 +49,23 @@ func (m benchMount) writeConfig(b *testing.B, consoleURL string) {
 	})
 }
 
-func newEngine(b *testing.B) (m benchMount, consoleURL string) {
+func newEngine(b *testing.B) (m mount, consoleURL string) {
 	b.Helper()
 	console := consoletest.NewServer(b)
-	m = newBenchMount(b, Factory)
+	m = newMount(b, snowplow.Factory)
 	m.writeConfig(b, console.URL)
 	m.request(b, logical.ReadOperation, "token", nil)
 	return m, console.URL
 }
 
-func (m benchMount) reads(b *testing.B, path string) {
+func (m mount) reads(b *testing.B, path string) {
 	b.ReportAllocs()
 	for b.Loop() {
 		m.request(b, logical.ReadOperation, path, nil)
 	}
 }
 
-func (m benchMount) parallelReads(b *testing.B, path string) {
+func (m mount) parallelReads(b *testing.B, path string) {
 	b.ReportAllocs()
 	b.RunParallel(func(pb *testing.PB) {
 		for pb.Next() {
@@ -77,7 +79,7 @@ func BenchmarkTokenRead(b *testing.B) {
 	m.reads(b, "token")
 }
 
-func BenchmarkBaselineRead(b *testing.B) { newBenchMount(b, baseline.Factory).reads(b, "token") }
+func BenchmarkBaselineRead(b *testing.B) { newMount(b, baseline.Factory).reads(b, "token") }
 
 func BenchmarkTokenReadParallel(b *testing.B) {
 	m, _ := newEngine(b)
@@ -85,7 +87,7 @@ func BenchmarkTokenReadParallel(b *testing.B) {
 }
 
 func BenchmarkBaselineReadParallel(b *testing.B) {
-	newBenchMount(b, baseline.Factory).parallelReads(b, "token")
+	newMount(b, baseline.Factory).parallelReads(b, "token")
 }
 
 func BenchmarkRoles(b *testing.B) {

@@ -2,8 +2,6 @@
 package bench_test
 
 import (
-	"context"
-	"fmt"
 	"testing"
 
 	"github.com/hashicorp/vault/sdk/logical"
@@ -13,101 +11,38 @@ import (
 	"github.com/snowplow-vault/vault-plugin-secrets-snowplow/internal/consoletest"
 )
 
-// mount is a mount without Vault and without a plugin process: what is left is the handlers and the framework.
-type mount struct {
-	backend logical.Backend
-	storage logical.Storage
-}
-
-func newMount(b *testing.B, factory logical.Factory) mount {
-	b.Helper()
-	storage := &logical.InmemStorage{}
-	backend, err := factory(b.Context(), &logical.BackendConfig{StorageView: storage, System: &logical.StaticSystemView{}})
-	if err != nil {
-		b.Fatal(err)
+// BenchmarkRead reads a cached token through the handlers and the framework, as many readers at a time as -cpu says.
+func BenchmarkRead(b *testing.B) {
+	config := map[string]any{
+		"organization_id": consoletest.DefaultOrganizationID,
+		"api_key_id":      consoletest.DefaultAPIKeyID,
+		"api_key":         consoletest.DefaultAPIKey,
+		"console_url":     consoletest.NewServer(b).URL,
 	}
-	b.Cleanup(func() { backend.Cleanup(context.Background()) })
-	return mount{backend: backend, storage: storage}
-}
-
-func (m mount) request(b *testing.B, operation logical.Operation, path string, data map[string]any) {
-	resp, err := m.backend.HandleRequest(b.Context(), &logical.Request{
-		Operation: operation, Path: path, MountPoint: "snowplow/", Storage: m.storage, Data: data,
-	})
-	if err != nil || resp.IsError() {
-		b.Errorf("%s %s: %v, %v", operation, path, resp, err)
-	}
-}
-
-func (m mount) writeConfig(b *testing.B, consoleURL string) {
-	m.request(b, logical.UpdateOperation, "config", map[string]any{
-		"organization_id":   consoletest.DefaultOrganizationID,
-		"api_key_id":        consoletest.DefaultAPIKeyID,
-		"api_key":           consoletest.DefaultAPIKey,
-		"console_url":       consoleURL,
-		"verify_connection": false,
-	})
-}
-
-func newEngine(b *testing.B) (m mount, consoleURL string) {
-	b.Helper()
-	console := consoletest.NewServer(b)
-	m = newMount(b, snowplow.Factory)
-	m.writeConfig(b, console.URL)
-	m.request(b, logical.ReadOperation, "token", nil)
-	return m, console.URL
-}
-
-func (m mount) reads(b *testing.B, path string) {
-	b.ReportAllocs()
-	for b.Loop() {
-		m.request(b, logical.ReadOperation, path, nil)
-	}
-}
-
-func (m mount) parallelReads(b *testing.B, path string) {
-	b.ReportAllocs()
-	b.RunParallel(func(pb *testing.PB) {
-		for pb.Next() {
-			m.request(b, logical.ReadOperation, path, nil)
-		}
-	})
-}
-
-func BenchmarkTokenRead(b *testing.B) {
-	m, _ := newEngine(b)
-	m.reads(b, "token")
-}
-
-func BenchmarkBaselineRead(b *testing.B) { newMount(b, baseline.Factory).reads(b, "token") }
-
-func BenchmarkTokenReadParallel(b *testing.B) {
-	m, _ := newEngine(b)
-	m.parallelReads(b, "token")
-}
-
-func BenchmarkBaselineReadParallel(b *testing.B) {
-	newMount(b, baseline.Factory).parallelReads(b, "token")
-}
-
-func BenchmarkRoles(b *testing.B) {
-	for _, roles := range []int{10, 10_000} {
-		m, consoleURL := newEngine(b)
-		for i := range roles {
-			m.request(b, logical.CreateOperation, fmt.Sprintf("roles/role-%d", i), map[string]any{"ttl": "1h"})
-		}
-		b.Run(fmt.Sprintf("List/roles=%d", roles), func(b *testing.B) {
-			b.ReportAllocs()
-			for b.Loop() {
-				m.request(b, logical.ListOperation, "roles/", nil)
+	for name, factory := range map[string]logical.Factory{"engine": snowplow.Factory, "baseline": baseline.Factory} {
+		b.Run(name, func(b *testing.B) {
+			storage := &logical.InmemStorage{}
+			backend, err := factory(b.Context(), &logical.BackendConfig{StorageView: storage, System: &logical.StaticSystemView{}})
+			if err != nil {
+				b.Fatal(err)
 			}
-		})
-		b.Run(fmt.Sprintf("TokenRead/roles=%d", roles), func(b *testing.B) { m.reads(b, "token/role-5") })
-		b.Run(fmt.Sprintf("ConfigWrite/roles=%d", roles), func(b *testing.B) {
-			b.ReportAllocs()
-			for b.Loop() {
-				m.writeConfig(b, consoleURL)
+			b.Cleanup(func() { backend.Cleanup(b.Context()) })
+			request := func(operation logical.Operation, path string, data map[string]any) {
+				resp, err := backend.HandleRequest(b.Context(), &logical.Request{Operation: operation, Path: path, Storage: storage, Data: data})
+				if err != nil || resp.IsError() {
+					b.Errorf("%s %s: %v, %v", operation, path, resp, err)
+				}
 			}
+			if name == "engine" {
+				request(logical.UpdateOperation, "config", config)
+			}
+			b.ReportAllocs()
+			b.ResetTimer()
+			b.RunParallel(func(pb *testing.PB) {
+				for pb.Next() {
+					request(logical.ReadOperation, "token", nil)
+				}
+			})
 		})
 	}
 }

@@ -471,23 +471,34 @@ func TestFieldsHaveAnEnd(t *testing.T) {
 
 func TestAJWTIsNotCarriedOverToAnotherURLOrOrganization(t *testing.T) {
 	t.Parallel()
-	for name, fields := range map[string]map[string]any{
-		"path":         {"console_url": console.DefaultConsoleURL + "/path"},
-		"organization": {"organization_id": "22222222-2222-4222-8222-222222222222"},
-		"version":      {"credentials_version": "v2"},
-		"key":          {"api_key": consoletest.DefaultAPIKey},
+	v1 := map[string]any{
+		"credentials_version": "v1", "username": consoletest.DefaultUsername, "password": consoletest.DefaultPassword,
+		"client_id": consoletest.DefaultClientID, "client_secret": consoletest.DefaultClientSecret,
+	}
+	for name, test := range map[string]struct{ before, fields map[string]any }{
+		"path":             {nil, map[string]any{"console_url": console.DefaultConsoleURL + "/path"}},
+		"path of auth_url": {v1, map[string]any{"auth_url": console.DefaultAuthURL + "/path"}},
+		"organization":     {nil, map[string]any{"organization_id": "22222222-2222-4222-8222-222222222222"}},
+		"version":          {nil, map[string]any{"credentials_version": "v2"}},
+		"key":              {nil, map[string]any{"api_key": consoletest.DefaultAPIKey}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			synctest.Test(t, func(t *testing.T) {
 				m, fake := warmMount(t, nil)
+				if test.before != nil {
+					m.mustWrite("config", test.before)
+				}
 				down(fake)
-				m.mustWrite("config", fields, map[string]any{"verify_connection": false})
+				m.mustWrite("config", test.fields, map[string]any{"verify_connection": false})
 				m.refused(logical.ReadOperation, "token")
 				assert.Empty(t, m.storedTokens())
 				// And back: what was dropped is gone.
-				m.mustWrite("config", map[string]any{"console_url": "", "organization_id": consoletest.DefaultOrganizationID,
-					"credentials_version": "v3", "api_key_id": consoletest.DefaultAPIKeyID, "verify_connection": false})
+				back := map[string]any{"console_url": "", "auth_url": "", "organization_id": consoletest.DefaultOrganizationID, "verify_connection": false}
+				if test.before == nil {
+					back["credentials_version"], back["api_key_id"] = "v3", consoletest.DefaultAPIKeyID
+				}
+				m.mustWrite("config", back)
 				m.refused(logical.ReadOperation, "token")
 			})
 		})

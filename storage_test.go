@@ -149,30 +149,32 @@ func TestOnReadOnlyStorageNothingIsStoredOrLogged(t *testing.T) {
 	})
 }
 
-func TestJWTsWithoutAnOwnerAreSwept(t *testing.T) {
+func TestJWTsWithoutAnOwnerAreDeleted(t *testing.T) {
 	t.Parallel()
 	for name, test := range map[string]struct {
 		change func(*mount)
+		sweep  bool // no request on this node says so
 		left   []string
 	}{
-		"role deleted": {func(m *mount) { m.must(logical.DeleteOperation, "roles/team") }, []string{"tokens/config"}},
+		"role deleted": {func(m *mount) { m.must(logical.DeleteOperation, "roles/team") }, false, []string{"tokens/config"}},
 		"role deleted on another node": {func(m *mount) {
 			require.NoError(m.t, m.storage.Delete(m.t.Context(), "roles/team"))
 			m.backend.InvalidateKey(m.t.Context(), "roles/team")
-		}, []string{"tokens/config"}},
+		}, true, []string{"tokens/config"}},
 		"key replaced, unverified": {func(m *mount) {
 			m.mustWrite("roles/team", map[string]any{"api_key_id": "x", "api_key": "y", "verify_connection": false})
-		}, []string{"tokens/config"}},
+		}, false, []string{"tokens/config"}},
 		"key replaced on another node": {func(m *mount) {
 			entry, err := loadRole(m.t.Context(), m.storage, "team")
 			require.NoError(m.t, err)
 			entry.Credential.ID, entry.Credential.APIKey = "another", redact.NewSecret("another")
 			require.NoError(m.t, store(m.t.Context(), m.storage, "roles/team", entry))
 			m.backend.InvalidateKey(m.t.Context(), "roles/team")
-		}, []string{"tokens/config"}},
-		"config deleted": {func(m *mount) { m.must(logical.DeleteOperation, "config") }, nil},
-		"expired":        {func(*mount) { time.Sleep(25 * time.Hour) }, nil},
-		"nothing":        {func(*mount) {}, []string{"tokens/config", "tokens/roles/team"}},
+		}, true, []string{"tokens/config"}},
+		"config deleted":                       {func(m *mount) { m.must(logical.DeleteOperation, "config") }, false, []string{"tokens/roles/team"}},
+		"config deleted, and the role useless": {func(m *mount) { m.must(logical.DeleteOperation, "config") }, true, nil},
+		"expired":                              {func(*mount) { time.Sleep(25 * time.Hour) }, true, nil},
+		"nothing":                              {func(*mount) {}, true, []string{"tokens/config", "tokens/roles/team"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -182,7 +184,9 @@ func TestJWTsWithoutAnOwnerAreSwept(t *testing.T) {
 				m.mustWrite("roles/team", map[string]any{"api_key_id": "team", "api_key": "team-secret"})
 				m.mustRead("token/team")
 				test.change(m)
-				m.sweep()
+				if test.sweep {
+					m.sweep()
+				}
 				assert.Equal(t, test.left, m.storedTokens())
 			})
 		})

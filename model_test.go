@@ -936,7 +936,8 @@ func (m *model) workOutOrigin(e *modelExchange) {
 	shared := false
 	for _, v := range views {
 		// A write that finds its value stored by another one, with another ID, drops what it has verified.
-		if v.usable && e.with(v.modelCredential) && (e.write == nil || e.write == m.written[v.id].by || e.write.kind == "ca_cert") {
+		ofWrite := e.write != nil && (e.write == m.written[v.id].by || e.write.kind == "ca_cert" && m.written[v.id].from <= e.began)
+		if v.usable && e.with(v.modelCredential) && (e.write == nil || ofWrite) {
 			e.ids[v.id], e.unshared, shared = true, e.unshared || v.reuse == 0, shared || v.reuse != 0
 		}
 	}

@@ -20,8 +20,8 @@ const (
 	maxFlights    = 2               // shared exchanges of a credential: a second serves readers who come after a Forget
 )
 
-// Key names what a JWT belongs to: one write of one credential, and the URLs that it was obtained from and is good for.
-// A JWT of an older credential, or of another Console, is under a key that nobody asks for.
+// Key identifies what a JWT belongs to: one write of one credential, and the URLs it came from and is valid at. A JWT of
+// an older credential, or of another Console, is under a key that nobody asks for.
 type Key struct {
 	Path           string `json:"path"` // where the credential is stored: config, or roles/<name>
 	CredentialID   string `json:"credential_id"`
@@ -155,7 +155,7 @@ func (c *Cache) slot(key Key) *slot {
 }
 
 // join returns the exchange that a reader shares, and begins it if it is due. It returns nil while the credential waits
-// after a failure, and while the exchanges of readers who came before a Forget take up all the room.
+// after a failure, and while maxFlights exchanges that began before a Forget are under way.
 func (c *Cache) join(key Key, s *slot, now time.Time, reuse time.Duration, exchange Exchange) (f *flight, led bool) {
 	if s.health.waiting(now) {
 		return nil, false
@@ -166,7 +166,7 @@ func (c *Cache) join(key Key, s *slot, now time.Time, reuse time.Duration, excha
 	return s.held.flight, led
 }
 
-// answer returns what a reader who joined f gets at once, if that is anything: else the reader waits.
+// answer returns what a reader who joined f gets at once. If it is not answered, the reader waits.
 func (s *slot) answer(f *flight, now time.Time, reuse time.Duration) (got Served, answered bool, err error) {
 	usable := s.held.usable(now)
 	switch {
@@ -223,7 +223,7 @@ func (c *Cache) begin(key Key, s *slot, exchange Exchange) *flight {
 	return f
 }
 
-// retry reports whether an exchange may try again: while someone needs it, and no exchange beside it has failed.
+// retry makes the function that reports whether an exchange may try again: someone needs it, and no parallel one failed.
 func (c *Cache) retry(s *slot, f *flight) func() bool {
 	return func() bool {
 		c.mu.Lock()
@@ -232,8 +232,8 @@ func (c *Cache) retry(s *slot, f *flight) func() bool {
 	}
 }
 
-// wait waits until there is something new to look at, or the patience of a reader with a usable JWT ends; f is nil if
-// there is no room yet for the exchange that the reader needs.
+// wait waits until the slot changes, or until a reader with a usable JWT has waited for maxReaderWait. f is nil if the
+// exchange that the reader needs cannot begin yet.
 func (c *Cache) wait(ctx context.Context, s *slot, f *flight) error {
 	switch {
 	case f == nil:
@@ -276,7 +276,7 @@ func (s *slot) wake() {
 	}
 }
 
-// drop forgets the JWT for good, and what exchanges that have begun will bring.
+// drop forgets the JWT for good, and those that exchanges under way will bring.
 func (s *slot) drop() { s.held = &held{known: true, since: s.health.begun + 1} }
 
 // note records the outcome of an exchange, and reports whether that drops the cached JWT.

@@ -9,8 +9,8 @@ import (
 // What happens to a credential other than being read.
 
 // Forget drops the JWT under key for good, in memory and in storage, and with it those that the same path's credential
-// got at other URLs: config may name one of these again. The wait after a failure goes on, and an exchange under way is
-// given to those who wait for it only. It fails if the stored copy could not be deleted.
+// got at other URLs: config may name one of these again. The wait after a failure goes on, and an exchange under way
+// serves only those who wait for it already. It fails if the stored copy could not be deleted.
 func (c *Cache) Forget(ctx context.Context, key Key) error {
 	c.mu.Lock()
 	c.slot(key)
@@ -23,7 +23,7 @@ func (c *Cache) Forget(ctx context.Context, key Key) error {
 	return c.Settle(ctx, key.Path)
 }
 
-// Verifying notes that an exchange elsewhere, with the credential under key, begins. Its result goes to Verified.
+// Verifying notes that the caller begins an exchange with the credential under key. Its result goes to Verified.
 func (c *Cache) Verifying(key Key) (number uint64) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -33,8 +33,8 @@ func (c *Cache) Verifying(key Key) (number uint64) {
 	return 0
 }
 
-// Verified records that the exchange of this number has shown that the credential works, and caches its JWT unless that
-// is nil, or Snowplow has refused the key or someone has forgotten its JWT meanwhile.
+// Verified records that the exchange of this number succeeded, and caches its JWT unless that is nil, or the key was
+// refused or its JWT forgotten since the exchange began.
 func (c *Cache) Verified(ctx context.Context, key Key, number uint64, token *console.Token) {
 	c.mu.Lock()
 	s := c.slot(key)
@@ -47,7 +47,7 @@ func (c *Cache) Verified(ctx context.Context, key Key, number uint64, token *con
 	_ = c.Settle(ctx, key.Path) // the sweep tries again
 }
 
-// Refuse records that Snowplow refused the credential under key in an exchange elsewhere.
+// Refuse records that Snowplow refused the credential under key in an exchange of the caller's.
 func (c *Cache) Refuse(ctx context.Context, key Key, failure *console.Error) {
 	c.mu.Lock()
 	s := c.slot(key)

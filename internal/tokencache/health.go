@@ -17,14 +17,14 @@ const (
 	waitAfterRefusal     = 10 * time.Second
 )
 
-// health is what the last exchanges of a credential came to, and when the next one may begin. It outlasts the JWTs:
+// health is how the last exchanges of a credential ended, and when the next one may begin. It outlasts the JWTs:
 // forgetting one does not end a wait.
 type health struct {
 	failure   *console.Error // the last one; nil: an exchange that began after it has succeeded, or there was none
 	begun     uint64         // exchanges so far; numbers them
-	overlap   uint64         // what begun was at the last failure: exchanges up to it do not tell how things went on
+	overlap   uint64         // begun at the last failure: a success of an exchange up to it is older news
 	row       int            // transient failures in a row
-	counted   uint64         // what begun was when row grew last: a failure of an exchange up to it is not one more in a row
+	counted   uint64         // begun when row last grew: a failure of an exchange up to it is parallel, not one more in a row
 	notBefore time.Time      // no exchange until then
 }
 
@@ -40,8 +40,8 @@ func (h *health) waiting(now time.Time) bool { return now.Before(h.notBefore) }
 // failing reports whether the last exchange failed transiently.
 func (h *health) failing() bool { return h.failure != nil && h.failure.Transient() }
 
-// succeeded notes a success. Of an exchange that began before the last failure, it ends nothing: Snowplow asked for the
-// wait, or refused the key, after that.
+// succeeded notes a success. If the exchange began before the last failure, the wait goes on: Snowplow asked for it, or
+// refused the key, later.
 func (h *health) succeeded(number uint64) {
 	if number > h.overlap {
 		*h = health{begun: h.begun}
@@ -69,5 +69,5 @@ func (h *health) failed(now time.Time, number uint64, failure *console.Error, ha
 	}
 }
 
-// endWait lets the next exchange begin at once. The failure stays: nobody with a cached JWT waits for another.
+// endWait lets the next exchange begin at once. The failure stays, so readers with a cached JWT still do not wait.
 func (h *health) endWait() { h.notBefore = time.Time{} }

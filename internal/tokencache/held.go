@@ -19,15 +19,15 @@ const (
 	earliestRefresh, latestRefresh = 0.75, 0.85
 )
 
-// held is what is cached of a credential. To forget it is to put another held in its place: an exchange under way brings
-// its JWT to the one that it began with, where nobody finds it.
+// held is what is cached of a credential. Forgetting puts a fresh held in its place: an exchange under way writes its
+// JWT into the one that it began with, where nobody looks.
 type held struct {
 	token   *console.Token // nil: none
 	refresh float64        // the share of its fresh time after which it is refreshed
 	known   bool           // storage need not be asked for a JWT
 	loading time.Time      // since when storage is asked for one; zero: it is not
 	flight  *flight        // the exchange that readers share; nil: none
-	since   uint64         // the first exchange elsewhere whose JWT may be cached here
+	since   uint64         // the number of the first verification whose JWT may be cached here
 }
 
 // take caches a JWT.

@@ -16,8 +16,7 @@ type State struct {
 	NotBefore time.Time      // the next attempt; zero: at the next read
 }
 
-// State reports what is cached under key for readers who accept an age of reuse. It keeps nothing in memory that readers
-// have not brought there.
+// State reports what is cached under key for readers who accept an age of reuse. Unlike a read, it leaves no slot behind.
 func (c *Cache) State(ctx context.Context, key Key, reuse time.Duration) (State, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -65,8 +65,8 @@ func (e *Entry) of(key Key, now time.Time) *console.Token {
 	return &token
 }
 
-// lookUp waits until storage was asked for a JWT, but no longer than loadTimeout: storage that fails or hangs costs a
-// reader an exchange, not the token.
+// lookUp waits until storage has been asked for a JWT, but no longer than loadTimeout: if storage fails or hangs, the
+// reader gets its JWT from an exchange.
 func (c *Cache) lookUp(ctx context.Context, key Key, s *slot) error {
 	h := s.held
 	if !h.known && h.loading.IsZero() {
@@ -100,8 +100,8 @@ func (c *Cache) load(key Key, s *slot, h *held) {
 	}
 }
 
-// Settle makes storage hold what memory holds for a path: the JWT of the credential that is stored there. What either
-// holds of another credential goes. Whoever changes memory calls it afterwards, so the last call sees the last change.
+// Settle makes storage hold what memory holds for a path: the JWT of the credential that is stored there. JWTs of any
+// other credential go from both. Whoever changes memory calls it afterwards, so the last call sees the last change.
 // Readers never wait for it.
 func (c *Cache) Settle(ctx context.Context, path string) error {
 	ctx, cancel := context.WithTimeout(ctx, storeTimeout)
@@ -139,8 +139,8 @@ func (c *Cache) keys(path string) []Key {
 	return slices.DeleteFunc(slices.Collect(maps.Keys(c.slots)), func(key Key) bool { return key.Path != path })
 }
 
-// keepOnly drops all of these keys from memory but the current one; those who wait for an exchange still get what it
-// brings. It returns what storage should hold: what memory does, or what is stored already; nil: nothing.
+// keepOnly drops all of these keys from memory but the current one; those who wait for an exchange still get its JWT. It
+// returns what storage should hold: the JWT in memory or, if storage was not asked yet, the stored one; nil: nothing.
 func (c *Cache) keepOnly(current *Key, inMemory []Key, stored *Entry) *Entry {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -177,7 +177,7 @@ func (c *Cache) noteStorage(doing, path string, err error) {
 	}
 }
 
-// Sweep drops what nobody asks for from memory, and settles some paths; the next sweep goes on behind them.
+// Sweep drops credentials that nobody reads from memory, and settles some paths; the next sweep continues after them.
 func (c *Cache) Sweep(ctx context.Context) {
 	now := time.Now()
 	paths, err := c.store.Paths(ctx)

@@ -75,7 +75,7 @@ func newBackend() *backend {
 		PathsSpecial: &logical.Paths{
 			// An entry without a slash at its end seals one key only.
 			SealWrapStorage: []string{configStorageKey, roleStoragePrefix, tokenStoragePrefix},
-			// Each cluster has JWTs of its own, and writes them without asking the primary.
+			// Each cluster has its own JWTs, and writes them without asking the primary.
 			LocalStorage: []string{tokenStoragePrefix},
 		},
 		Paths: framework.PathAppend(

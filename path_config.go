@@ -21,7 +21,7 @@ const (
 
 func (b *backend) pathConfig() *framework.Path {
 	write := b.writeOperation("configure", "",
-		"Write the connection to Snowplow and the default credential; fields that are left out keep their value.")
+		"Write the connection to Snowplow and the default credential; omitted fields keep their value.")
 	return &framework.Path{
 		Pattern:        configStorageKey,
 		Fields:         configFields(),
@@ -138,14 +138,13 @@ func (b *backend) readConfig(ctx context.Context, req *logical.Request, _ *frame
 }
 
 const configHelp = `
-The key pair of config is used for token, and for every role that has no credential of its own. It is optional, and
-verified with one exchange before it is stored unless verify_connection is false. Fields that are left out keep their
-value.
+The key pair of config is used for token, and for every role without its own credential. It is optional. Before it is
+stored, it is verified with one exchange, unless verify_connection is false. Omitted fields keep their value.
 
     $ vault write snowplow/config \
         organization_id=8a5f2b1c-7d3e-4f60-9a1b-2c3d4e5f6071 \
         api_key_id=<ID> api_key=@<file with the key>
 
-The key goes only to the host of console_url (auth_url for v1) that it was written with: to change the host, write the
+The key goes only to the host that console_url (auth_url for v1) had when it was written: to change the host, write the
 key again in the same request.
 `

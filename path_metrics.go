@@ -148,7 +148,7 @@ func (c collector) collectPath(metrics chan<- prometheus.Metric, role string, co
 
 const metricsHelp = `
 The counters of status for every path that was read since the plugin started, in Prometheus' text format, for a scrape
-with a Vault token. It holds no secret and no key ID.
+with a Vault token. They contain no secret and no key ID.
 
     $ vault read -format=raw snowplow/metrics
     $ curl -H "Authorization: Bearer $VAULT_TOKEN" "$VAULT_ADDR/v1/snowplow/metrics"

@@ -38,8 +38,8 @@ func (b *backend) pathRole() *framework.Path {
 		ExistenceCheck: b.exists,
 		Operations: map[logical.Operation]framework.OperationHandler{
 			logical.CreateOperation: b.writeOperation("write", "role", "Write a role."),
-			logical.UpdateOperation: b.writeOperation("write", "role", "Write a role; fields that are left out keep their value."),
-			logical.PatchOperation:  b.writeOperation("patch", "role", "Change some fields of a role; null resets a field to what config says."),
+			logical.UpdateOperation: b.writeOperation("write", "role", "Write a role; omitted fields keep their value."),
+			logical.PatchOperation:  b.writeOperation("patch", "role", "Change some fields of a role; null resets a field to config's value."),
 			logical.ReadOperation: &framework.PathOperation{
 				Callback:     b.readRole,
 				Summary:      "Read a role, without its secrets.",
@@ -128,14 +128,14 @@ func (r *roleEntry) apply(in *input, config *configEntry) (warnings []string, er
 }
 
 const roleHelp = `
-A role serves JWTs on token/<name>, so that a policy on that path decides who may have them. With a credential of its
-own, usually a scoped API key, its JWTs have that key's permissions; without one, those of config's key. Every field
-that a role leaves out comes from config. A role loses its own credential only if it is deleted, or if a patch sets the
+A role serves JWTs on token/<name>, so that a policy on that path decides who may read them. With its own credential,
+usually a scoped API key, its JWTs have that key's permissions; without one, those of config's key. Every field that a
+role does not set comes from config. A role loses its own credential only if it is deleted, or if a patch sets the
 secret fields to null.
 
     $ vault write snowplow/roles/analytics api_key_id=<ID> api_key=@<file with the key> ttl=1h
     $ vault read snowplow/token/analytics
 
-A role's credential goes only to the host that config named when it was written. If config names another one, it is
-refused until it is written again.
+A role's credential goes only to the host that config named when it was written. If config now names another host, reads
+of token/<name> are refused until the credential is written again.
 `

@@ -106,8 +106,8 @@ func (b *backend) readStatus(ctx context.Context, req *logical.Request, data *fr
 }
 
 const statusHelp = `
-Which credential token uses, how long the cached JWT is valid, whether reads work, and counters since the plugin started.
-It holds no secret and asks Snowplow nothing, so it can be polled.
+Status shows which credential token uses, how long the cached JWT is valid, whether reads work, and counters since the
+plugin started. It contains no secret and makes no request to Snowplow, so it can be polled.
 
     $ vault read snowplow/status
 `

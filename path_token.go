@@ -141,14 +141,14 @@ that ends when the JWT expires, or after ttl if that is shorter. The lease canno
     $ vault read snowplow/token
     $ vault read -field=access_token snowplow/token
 
-Readers share a JWT for the reuse_period of config. Deleting forgets it, so that the next read gets a new one.
-Revoking a lease ends only the lease: Snowplow has no way to revoke a JWT, which stays valid until it expires.
+Readers share a JWT for the reuse_period of config. A delete makes the engine forget it, so the next read gets a new
+one. Revoking a lease ends only the lease: Snowplow cannot revoke a JWT, which stays valid until it expires.
 `
 
 const roleTokenHelp = `
-Like token, with the credential of the role, or that of config if the role has none of its own.
+Like token, with the credential of the role, or that of config if the role has none.
 
     $ vault read snowplow/token/analytics
 
-A policy on this path decides who may have JWTs of the role's key.
+A policy on this path decides who may read JWTs of the role's key.
 `

@@ -18,12 +18,12 @@ import (
 )
 
 // settings are config and the roles as loaded into memory. A write to config replaces them whole, so that nothing of
-// the old config is used by mistake; readers who hold the old ones finish with them.
+// the old config is used by mistake; reads under way finish with the old ones.
 type settings struct {
 	newClient func(ctx context.Context, caCert string) (*console.Client, error)
 	closed    atomic.Bool
 	config    *lazy[connection]
-	roles     sync.Map // role name to *lazy[resolvedRole]; empty for reads without a role
+	roles     sync.Map // role name, empty for reads without a role, to *lazy[resolvedRole]
 }
 
 // connection is config, ready for use.
@@ -47,7 +47,7 @@ type resolvedRole struct {
 // ownCredential reports whether the credential is the role's own.
 func (r *resolvedRole) ownCredential() bool { return r.key.Path != configStorageKey }
 
-// source returns what credential_source says.
+// source returns the value of credential_source.
 func (r *resolvedRole) source() string {
 	if r.ownCredential() {
 		return sourceRole
@@ -90,7 +90,7 @@ func (s *settings) close() {
 	}
 }
 
-// connection returns config, from memory except for the first time.
+// connection returns config; only the first call reads storage.
 func (s *settings) connection(ctx context.Context, storage logical.Storage) (*connection, error) {
 	c, err := s.config.get(ctx, func() (*connection, error) {
 		entry, err := loadConfig(ctx, storage)
@@ -121,7 +121,7 @@ func (s *settings) roleFor(ctx context.Context, req *logical.Request, data *fram
 	return s.role(ctx, req, name)
 }
 
-// role returns what reads of a role need, or reads without one if name is empty; from memory except for the first time.
+// role returns what reads of a role need, or reads without one if name is empty; only the first call reads storage.
 func (s *settings) role(ctx context.Context, req *logical.Request, name string) (*resolvedRole, error) {
 	// The placeholder goes into the map before storage is read. A write removes it, so a reader that raced the
 	// write fills a placeholder that is no longer in the map.
@@ -176,7 +176,7 @@ func (s *settings) resolve(ctx context.Context, req *logical.Request, name strin
 	return r, nil
 }
 
-// noCredential is the answer to a read that would need the credential of config, which has none.
+// noCredential is the error of a read that needs the credential of config, which has none.
 func noCredential(mount, role string) error {
 	write := fmt.Sprintf("'vault write %sconfig api_key_id=<ID> api_key=@<file>', %s", mount, orAsk)
 	if role == "" {
@@ -185,7 +185,7 @@ func noCredential(mount, role string) error {
 	return invalidf("role %q has no credential of its own, and config has none: write one with 'vault write %sroles/%s api_key_id=<ID> api_key=@<file>', or with %s", role, mount, role, write)
 }
 
-// What state says, from good to bad.
+// The values of state, from good to bad.
 const (
 	stateIdle    = "idle"    // nothing read yet
 	stateOK      = "ok"      //
@@ -252,8 +252,8 @@ func (s *stats) answered(served tokencache.Served) {
 	}
 }
 
-// exchanged notes one exchange that began at start. An error that is no *console.Error is of a reader that gave up, or
-// of a mount that ended.
+// exchanged notes one exchange that began at start. Any error other than a *console.Error means that the reader gave up
+// or the mount was unloaded.
 func (s *stats) exchanged(start time.Time, duration time.Duration, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

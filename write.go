@@ -35,7 +35,7 @@ func (b *backend) deleteOperation(suffix, summary, answer string) *framework.Pat
 	return operation
 }
 
-// exists decides whether a write is a create or an update to Vault. A damaged entry exists.
+// exists decides whether Vault treats a write as a create or an update. A damaged entry counts as existing.
 func (b *backend) exists(ctx context.Context, req *logical.Request, data *framework.FieldData) (bool, error) {
 	path := entries{name: roleWritten(data)}.path()
 	entry, err := req.Storage.Get(ctx, path)
@@ -45,7 +45,7 @@ func (b *backend) exists(ctx context.Context, req *logical.Request, data *framew
 	return entry != nil, nil
 }
 
-// roleWritten returns the name of the role that a path below roles names, empty on config.
+// roleWritten returns the role that a request writes or deletes, empty for config.
 func roleWritten(data *framework.FieldData) string {
 	if data.Schema["name"] == nil {
 		return ""
@@ -78,7 +78,7 @@ func (e entries) merge(in *input) (after entries, warnings []string, err error) 
 // verification is the exchange that verifies a write.
 type verification struct {
 	target target
-	number uint64         // the cache's
+	number uint64         // of the exchange, drawn from the cache
 	token  *console.Token // nil: none was made yet
 }
 
@@ -132,8 +132,8 @@ func (b *backend) write(ctx context.Context, req *logical.Request, data *framewo
 	}
 }
 
-// verifyWrite makes one exchange with what a write leaves. If Snowplow refuses it and the same key is stored already, the
-// cached JWT goes.
+// verifyWrite makes one exchange with the credential as a write leaves it. If Snowplow refuses a key that is already
+// stored, its cached JWT is dropped.
 func (b *backend) verifyWrite(ctx context.Context, mount string, before, after entries) (verification, error) {
 	to, stored := after.target(), before.target()
 	key := to.key(after.path())
@@ -149,7 +149,7 @@ func (b *backend) verifyWrite(ctx context.Context, mount string, before, after e
 	return verification{}, fmt.Errorf("verifying the connection failed, so nothing was stored: %w", err)
 }
 
-// store stores what a write leaves and puts it into effect, unless what is stored has changed since before.
+// store stores what a write leaves and puts it into effect. If storage no longer matches before, it does neither.
 func (b *backend) store(ctx context.Context, storage logical.Storage, before, after entries) (stored bool, err error) {
 	unlock, err := b.lockWrites(ctx)
 	if err != nil {

@@ -57,9 +57,9 @@ const (
 const usage = `Usage: snowplow-exec [options] [--] COMMAND [ARG...]
        snowplow-exec [options] -listen=ADDRESS
 
-Runs COMMAND, a tool that needs an API key of Snowplow Console, with a JWT from
-Vault instead. The tool gets a key pair that opens a port of this machine, for as
-long as it runs. Log in to Vault first, as for the vault program: vault login, or
+Runs COMMAND, a tool that needs an API key for Snowplow Console, with a JWT from
+Vault instead. The tool gets a key pair that works only on a local port, and only
+while it runs. Log in to Vault first, as for the vault program: vault login, or
 VAULT_ADDR and VAULT_TOKEN.
 
 Examples:

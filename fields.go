@@ -53,7 +53,7 @@ func readInput(req *logical.Request, data *framework.FieldData) (*input, error) 
 		known := slices.Sorted(maps.Keys(data.Schema))
 		return nil, invalidf("unknown field %s: the fields are %s", strings.Join(unknown, ", "), strings.Join(known, ", "))
 	}
-	if req.Operation != logical.PatchOperation { // only there, null is more than a field that is left out (RFC 7396)
+	if req.Operation != logical.PatchOperation { // only a patch distinguishes null from an omitted field (RFC 7396)
 		maps.DeleteFunc(data.Raw, func(_ string, value any) bool { return value == nil })
 	}
 	return &input{data: data, write: console.Write{ID: rand.Text(), At: time.Now()}}, nil
@@ -119,7 +119,7 @@ func (in *input) text(name string) (value string, given bool) {
 	return value, given
 }
 
-// flag returns a bool field, or its default if it is left out or reset.
+// flag returns a bool field, or its default if it is omitted or reset.
 func (in *input) flag(name string) bool {
 	if raw := in.data.Raw[name]; raw == nil || raw == "" {
 		return in.data.Schema[name].Default.(bool)
@@ -127,7 +127,7 @@ func (in *input) flag(name string) bool {
 	return in.data.Get(name).(bool)
 }
 
-// url returns a URL field: the stored value if it is left out, and fallback if it is reset.
+// url returns a URL field: the stored value if it is omitted, and fallback if it is reset.
 func (in *input) url(name, stored, fallback string) string {
 	raw, given := in.text(name)
 	switch {
@@ -141,7 +141,7 @@ func (in *input) url(name, stored, fallback string) string {
 	return parsed
 }
 
-// duration returns a field in whole seconds: the stored value if it is left out, and nil if it is reset. The framework
+// duration returns a field in whole seconds: the stored value if it is omitted, and nil if it is reset. The framework
 // would round a fraction down, and 0 does not mean "very short" to any field here.
 func (in *input) duration(name string, stored *time.Duration) *time.Duration {
 	raw, given := in.data.Raw[name]

@@ -5,8 +5,8 @@
 # they are set. The flags of every build, "make build" and a release, are here.
 #
 # If VERSION is given, the plugin's file is named after it: an upgrade must not
-# overwrite the file whose checksum Vault's catalog has. COMMIT is what the
-# programs say they were built from: git's HEAD, unless it is given.
+# overwrite the file whose checksum Vault's catalog has. COMMIT is the commit that
+# the programs report, by default git's HEAD.
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"

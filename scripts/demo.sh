@@ -2,10 +2,10 @@
 # usage: scripts/demo.sh [-keep]
 #
 # Shows the engine at work on a Vault dev server: each command as a user would
-# type it, then what it prints. Ends with an error if anything is not as it
-# should be. With -keep, only sets up the server, and leaves it running until
-# Ctrl-C. Console is a fake one, or Snowplow's own if SNOWPLOW_CONSOLE_ORG_ID,
-# SNOWPLOW_CONSOLE_API_KEY_ID and SNOWPLOW_CONSOLE_API_KEY are set.
+# type it, then its output. Fails if anything is not as it should be. With -keep,
+# only sets up the server, and leaves it running until Ctrl-C. Console is a fake
+# one, or Snowplow's own if SNOWPLOW_CONSOLE_ORG_ID, SNOWPLOW_CONSOLE_API_KEY_ID
+# and SNOWPLOW_CONSOLE_API_KEY are set.
 
 # Commands are shown before they are expanded, and use variables that only they use.
 # shellcheck disable=SC2016,SC2034

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # usage: [VERSION=v1.2.3] scripts/image.sh
 #
-# Puts the plugin's Linux programs of the release in dist/VERSION into one image
-# for their architectures, as build/Containerfile says, and writes
+# Builds one image for all architectures from build/Containerfile and the plugin's
+# Linux programs in dist/VERSION, and writes it to
 # dist/vault-plugin-secrets-snowplow_VERSION.oci.tar, an archive to copy to a
 # registry:
 #

@@ -2,7 +2,7 @@
 # with the script's own arguments.
 # shellcheck shell=bash disable=SC2034
 
-# -h prints what a script says of itself in its first lines.
+# -h prints the comment at the head of the script.
 case ${1:-} in
 -h | --help)
 	awk 'NR > 1 { if (!sub(/^# ?/, "")) exit; print }' "$0"

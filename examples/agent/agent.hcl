@@ -1,5 +1,5 @@
-# Vault Agent keeps a Snowplow JWT in files for an application. It reads a new one after 85 to 95 % of the lease, so
-# long before the JWT expires.
+# Vault Agent keeps a Snowplow JWT in files for an application. It reads a new one after 85 to 95 % of the lease, which
+# is long before the JWT expires.
 #
 #   vault agent -config=/etc/snowplow-agent/agent.hcl
 
@@ -38,8 +38,8 @@ template {
   error_on_missing_key = true
 }
 
-# The same as an environment file. What reads it only at its start has to be restarted when it changes, before the JWT
-# expires; add for example
+# The same as an environment file. A program that reads it only at its start must be restarted when it changes, before
+# the JWT expires; add for example
 #   exec { command = ["systemctl", "try-restart", "app.service"] }
 template {
   source               = "/etc/snowplow-agent/snowplow.env.ctmpl"

@@ -11,7 +11,7 @@ path "snowplow/roles" {
   capabilities = ["list"]
 }
 
-# After a key was deleted in Console: the cached JWT must not be served any longer. "+" stands for every role.
+# To stop serving the cached JWT after its key was deleted in Console. "+" stands for every role.
 path "snowplow/token" {
   capabilities = ["delete"]
 }

@@ -1,7 +1,7 @@
 # The keys, written by an ephemeral resource: they are neither in the state nor in a plan.
 #
-# This writes whenever it is evaluated, and that is DURING "terraform plan" already, and again during apply. So it does
-# nothing unless write_keys is true. Set it for the run that brings new keys, and for no other:
+# This writes whenever it is evaluated: already DURING "terraform plan", and again during apply. So it does nothing
+# unless write_keys is true. Set that only for the run that brings new keys:
 #
 #   terraform apply -var write_keys=true
 variable "write_keys" {

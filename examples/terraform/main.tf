@@ -1,4 +1,4 @@
-# The plugin's file has to be in the plugin directory of every node already. One file for each version: replacing a file
+# The plugin's file must already be in the plugin directory of every node. Each version has its own file: replacing one
 # would break the version that is still registered with its checksum.
 resource "vault_plugin" "snowplow" {
   type    = "secret"
@@ -20,8 +20,8 @@ resource "vault_mount" "snowplow" {
   description    = "JWTs for Snowplow Console"
 }
 
-# What is not secret. The ID of the key is among it, so that a plan shows when somebody has written another key, and so
-# that this write is refused as long as the key itself (key.tf) is not there.
+# The settings that are not secret. They include the key's ID, so that a plan shows when somebody has written another
+# key, and this write is refused until the key itself (key.tf) has been written.
 resource "vault_generic_endpoint" "config" {
   path = "${vault_mount.snowplow.path}/config"
 

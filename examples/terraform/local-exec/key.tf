@@ -1,5 +1,5 @@
-# The keys, written by the vault program: in place of ../key.tf, where the key shall be written during apply only. Needs
-# the vault program where Terraform runs. Terraform keeps the triggers, not the keys.
+# The keys, written by the vault program: replaces ../key.tf if keys must be written only during apply. Needs the vault
+# program where Terraform runs. Terraform keeps the triggers, not the keys.
 resource "terraform_data" "config_key" {
   # A new ID is a new key. The URL is here because a key is bound to it.
   triggers_replace = [vault_mount.snowplow.id, var.organization_id, var.console_url, var.api_key_id]

@@ -10,6 +10,10 @@
 # Commands are shown before they are expanded, and use variables that only they use.
 # shellcheck disable=SC2016,SC2034
 set -euo pipefail
+if [[ $# -gt 1 || ${1:--keep} != @(-keep|-h|--help) ]]; then
+	printf 'demo.sh: -keep is the only option; see -h\n' >&2
+	exit 2
+fi
 # shellcheck source=scripts/dev-server.sh
 . "$(dirname "${BASH_SOURCE[0]}")/dev-server.sh"
 

@@ -39,8 +39,12 @@ func (s secret) maskText(text string) string {
 	return strings.ReplaceAll(text, string(s), string(s.mask()))
 }
 
+// maskHeader also removes fields that have the secret in their name, where it may have lost its case.
 func (s secret) maskHeader(header map[string][]string) {
-	for _, values := range header {
+	for name, values := range header {
+		if len(s) > 0 && strings.Contains(strings.ToLower(name), strings.ToLower(string(s))) {
+			delete(header, name)
+		}
 		for i, value := range values {
 			values[i] = s.maskText(value)
 		}
@@ -62,6 +66,7 @@ func (s secret) maskEarlyHeaders(ctx context.Context) context.Context {
 // looked into: the transport asks for gzip alone, and unpacks it.
 func (s secret) maskResponse(resp *http.Response) error {
 	s.maskHeader(resp.Header)
+	s.maskHeader(resp.Trailer) // names only: the reverse proxy announces them
 	if !hasBody(resp) {
 		_ = resp.Body.Close()
 		resp.Body = http.NoBody

@@ -62,6 +62,7 @@ func newForwarder(source *tokenSource, transport http.RoundTripper) http.Handler
 			r.Out.Header.Del("Connection")
 			r.Out.Header.Del("Upgrade")
 			r.Out.Header.Del("Accept-Encoding") // the transport asks for gzip by itself, and unpacks it
+			r.Out.Header.Del("Range")           // in pieces, the JWT could not be recognized
 		},
 		Transport:     &authorizer{source: source, transport: transport},
 		FlushInterval: -1, // at once

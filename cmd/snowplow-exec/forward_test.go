@@ -282,6 +282,9 @@ func TestAnswersArriveUnpacked(t *testing.T) {
 					} else {
 						_, _ = w.Write(packed)
 					}
+				case "/br":
+					w.Header().Set("Content-Encoding", "br")
+					_, _ = w.Write(packed)
 				case "/empty":
 					w.Header().Set("Content-Encoding", "gzip")
 				default:
@@ -307,8 +310,9 @@ func TestAnswersArriveUnpacked(t *testing.T) {
 				{"GET", "/plain", `If-None-Match="tag"`, 304, "", `"tag"`, ""},
 				{"GET", "/plain", `If-None-Match="other", W/"tag"`, 304, "", `W/"tag"`, ""},
 				{"GET", "/packed", `If-None-Match=W/"tag"`, 304, "", `W/"tag"`, ""},
-				{"GET", "/plain", "Range=bytes=2-", 206, text[2:], `"tag"`, "4"},
-				{"GET", "/packed", "Range=bytes=2-", 502, "", "", ""},
+				{"GET", "/plain", "Range=bytes=2-", 200, text, `"tag"`, "6"}, // the JWT could be had in pieces
+				{"GET", "/packed", "Range=bytes=2-", 200, text, `W/"tag"`, ""},
+				{"GET", "/br", "X-Other=", 502, "", "", ""},
 			} {
 				request := c.request(t, tt.method, tt.path, nil)
 				name, value, _ := strings.Cut(tt.header, "=")

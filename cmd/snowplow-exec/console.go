@@ -89,14 +89,21 @@ func (c *console) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("WWW-Authenticate", "Bearer")
 		writeError(w, http.StatusUnauthorized, "the request has no token of this run of snowplow-exec: exchange its key pair for one")
 	default:
-		// From here on it may take any time: a body may be large and slow, an answer a stream.
-		_ = http.NewResponseController(w).SetReadDeadline(time.Time{}) // fails only if the client has gone
+		liftLimits(w)
 		if err := makeReplayable(r); err != nil {
 			writeError(w, http.StatusBadRequest, "the request's body could not be read")
 			return
 		}
 		c.forward.ServeHTTP(w, r)
 	}
+}
+
+// liftLimits is for a request that is authorized, which may take any time: a body may be large and slow, an answer a
+// stream, and Vault busy.
+func liftLimits(w http.ResponseWriter) {
+	connection := http.NewResponseController(w)
+	_ = connection.SetReadDeadline(time.Time{}) // both fail only if the client has gone
+	_ = connection.SetWriteDeadline(time.Time{})
 }
 
 // exchange answers as Console does, for this run's key pair and the token's organization alone.
@@ -114,6 +121,7 @@ func (c *console) exchange(w http.ResponseWriter, r *http.Request, organizationI
 		writeError(w, http.StatusNotFound, fmt.Sprintf("the token at %s in Vault is for organization %s: set that one in the tool's configuration",
 			c.path, c.source.organizationID()))
 	default:
+		liftLimits(w)
 		t, err := c.source.get(r.Context())
 		if err != nil {
 			writeError(w, http.StatusBadGateway, "snowplow-exec: "+err.Error())

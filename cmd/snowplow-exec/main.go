@@ -153,12 +153,13 @@ func execute(o options, stdout, stderr io.Writer) (int, error) {
 	return runCommand(executable, o.command, commandEnvironment(os.Environ(), console.variables()))
 }
 
-// newServer limits what a client can take up. ServeHTTP lifts the limit in time for a request that is authorized.
+// newServer limits what a client can take up. ServeHTTP lifts the limits in time for a request that is authorized.
 func newServer(handler http.Handler) *http.Server {
 	return &http.Server{
 		Handler:                      handler,
 		DisableGeneralOptionsHandler: true, // it answers "OPTIONS *" without asking the handler
 		ReadTimeout:                  authorizeTimeout,
+		WriteTimeout:                 2 * authorizeTimeout, // a refusal may come when the time to read is over
 		IdleTimeout:                  idleTimeout,
 		MaxHeaderBytes:               maxHeaderBytes,
 		ErrorLog:                     log.New(io.Discard, "", 0), // it can quote what was sent

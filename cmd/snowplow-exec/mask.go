@@ -116,7 +116,8 @@ func (s secret) openEnd(text []byte) int {
 	return 0
 }
 
-// maskingReader masks the secret in plain text. It holds back only what may be its beginning.
+// maskingReader masks the secret in plain text. It holds back only what may be its beginning, for good if the text breaks
+// off there.
 type maskingReader struct {
 	secret secret
 	mask   []byte
@@ -134,7 +135,7 @@ func (m *maskingReader) Read(p []byte) (int, error) {
 		n, m.err = m.source.Read(m.chunk[:])
 		m.text = bytes.ReplaceAll(append(m.text, m.chunk[:n]...), m.secret, m.mask)
 		m.ready = len(m.text)
-		if m.err == nil {
+		if m.err != io.EOF {
 			m.ready -= m.secret.openEnd(m.text)
 		}
 	}

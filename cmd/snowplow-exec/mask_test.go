@@ -43,6 +43,8 @@ func TestMaskingReader(t *testing.T) {
 			require.Equal(t, want, string(got), name)
 		}
 	}
-	_, err := io.ReadAll(&maskingReader{secret: s, mask: s.mask(), source: iotest.ErrReader(io.ErrUnexpectedEOF)})
+	broken := io.MultiReader(strings.NewReader("a ababac-secre"), iotest.ErrReader(io.ErrUnexpectedEOF))
+	got, err := io.ReadAll(&maskingReader{secret: s, mask: s.mask(), source: broken})
 	require.ErrorIs(t, err, io.ErrUnexpectedEOF)
+	require.Equal(t, "a ", string(got), "where the connection breaks, no part of the secret gets through")
 }

@@ -53,17 +53,25 @@ func newVaultReader(mount, role string, logger hclog.Logger) (*vaultReader, erro
 	}
 	config := api.DefaultConfig()
 	if config.Error != nil {
-		return nil, fmt.Errorf("cannot use the settings for Vault in the environment: %w", config.Error)
+		return nil, settingsError(config.Error)
 	}
 	client, err := api.NewClient(config)
 	if err != nil {
-		return nil, fmt.Errorf("cannot use the settings for Vault in the environment: %w", err)
+		return nil, settingsError(err)
 	}
-	address := client.Address()
-	if parsed, err := url.Parse(address); err == nil {
-		address = parsed.Redacted()
+	address, err := url.Parse(client.Address())
+	if err != nil || address.Host == "" {
+		return nil, settingsError(&url.Error{})
 	}
-	return &vaultReader{client: client, helper: client.Token() == "", path: path, address: address, logger: logger}, nil
+	return &vaultReader{client: client, helper: client.Token() == "", path: path, address: address.Redacted(), logger: logger}, nil
+}
+
+// settingsError quotes no URL that cannot be parsed: it may contain a password.
+func settingsError(err error) error {
+	if errors.As(err, new(*url.Error)) {
+		err = errors.New("an address is not a URL such as https://vault.example.com:8200 (write a % in its user name or password as %25)")
+	}
+	return fmt.Errorf("cannot use the settings for Vault in the environment: %w", err)
 }
 
 // read reads one token.

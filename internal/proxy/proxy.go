@@ -49,7 +49,7 @@ func fromEnvironment(request *http.Request) (*url.URL, error) {
 	}
 	name, value := variable(target.Scheme)
 	chosen, err := choose(target, value)
-	if err != nil || value == "" || chosen != nil && chosen.Hostname() != "" {
+	if err != nil || value == "" || chosen != nil && chosen.Hostname() != "" && !isMalformed(value) {
 		return chosen, err
 	}
 	// The value is no URL, or NO_PROXY excludes the target: then a valid URL changes nothing.
@@ -57,6 +57,13 @@ func fromEnvironment(request *http.Request) (*url.URL, error) {
 		return nil, err
 	}
 	return nil, VariableError{name}
+}
+
+// isMalformed reports whether a value has a scheme and is no URL, as with an unescaped # in a password. With another
+// scheme in front of it, golang.org/x/net can parse it, and takes "http" for the proxy's host.
+func isMalformed(value string) bool {
+	_, err := url.Parse(value)
+	return err != nil && strings.Contains(value, "://")
 }
 
 // variable returns the variable for a scheme or for exceptions (NO_PROXY), with its value. The name in upper case wins, as

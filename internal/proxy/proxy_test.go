@@ -37,6 +37,8 @@ func TestProxyOfTheEnvironment(t *testing.T) {
 		"no URL, for http":                 {"http://console.example", "HTTP_PROXY=" + bad, "", "HTTP_PROXY"},
 		"no URL, for http, in CGI":         {"http://console.example", "HTTP_PROXY=" + bad + " REQUEST_METHOD=GET", "", "CGI"},
 		"no host":                          {"https://console.example", "HTTPS_PROXY=" + opaque, "", "HTTPS_PROXY"},
+		"no URL, a # in the password":      {"https://console.example", "HTTPS_PROXY=http://user:canary#@proxy.example:3128", "", "HTTPS_PROXY"},
+		"no URL, a slash in the password":  {"https://console.example", "HTTPS_PROXY=http://user:canary/@proxy.example:3128", "", "HTTPS_PROXY"},
 		"no URL, for another scheme":       {"https://console.example", "HTTP_PROXY=" + bad, "", ""},
 		"no URL, and an exception":         {"https://console.example", "HTTPS_PROXY=" + bad + " NO_PROXY=console.example:443", "", ""},
 		"no URL, exceptions everywhere":    {"https://console.example", "HTTPS_PROXY=" + bad + " no_proxy=*", "", ""},

@@ -23,7 +23,7 @@ fail() {
 # The user's own Vault must neither be used nor get in the way.
 forget_vault_variables() {
 	local name
-	for name in $(compgen -e VAULT_ || true; compgen -e BAO_ || true); do
+	for name in $(compgen -e VAULT_ || true; compgen -e BAO_ || true; compgen -e SNOWPLOW_EXEC_ || true); do
 		if [[ $name != VAULT_BIN ]]; then
 			unset "$name"
 		fi

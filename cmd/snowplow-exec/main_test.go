@@ -47,7 +47,7 @@ func TestMain(m *testing.M) {
 	// Neither the user's Vault nor a proxy of the machine's may have a part in this.
 	for _, variable := range os.Environ() {
 		name, _, _ := strings.Cut(variable, "=")
-		if upper := strings.ToUpper(name); strings.HasPrefix(upper, "VAULT_") || strings.HasSuffix(upper, "_PROXY") {
+		if upper := strings.ToUpper(name); strings.HasPrefix(upper, "VAULT_") || strings.HasPrefix(upper, "SNOWPLOW_EXEC_") || strings.HasSuffix(upper, "_PROXY") {
 			os.Unsetenv(name)
 		}
 	}

@@ -286,7 +286,6 @@ func TestExitCodeAndTheLineThatSaysWhy(t *testing.T) {
 		"no address":            {env: "VAULT_ADDR=:", code: 1, says: []string{"settings for Vault"}},
 		"no URL":                {env: "VAULT_ADDR=http://user:canary-password%@127.0.0.1:1", code: 1, says: []string{"settings for Vault", "%25"}},
 		"no scheme":             {env: "VAULT_ADDR=user:canary-password@127.0.0.1:1", code: 1, says: []string{"settings for Vault", "https://"}},
-		"no proxy":              {env: "VAULT_PROXY_ADDR=http://127.0.0.1:canary-password", code: 1, says: []string{"settings for Vault"}},
 		"no CA file":            {flags: "-ca-cert=/does/not/exist", code: 1, says: []string{"-ca-cert"}},
 		"no CA in it":           {flags: "-ca-cert=main_test.go", code: 1, says: []string{"contains no certificate"}},
 		"other address":         {flags: "-listen=0.0.0.0:0", code: 1, says: []string{"must be a loopback address"}},

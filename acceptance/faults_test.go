@@ -264,11 +264,10 @@ func TestVaultIsSealedWhileAnExchangeIsUnderWay(t *testing.T) {
 			began, sealed := time.Now(), make(chan error, 1)
 			go func() { sealed <- s.Seal(t.Context()) }()
 			eventually(t, patience, "Vault begins to seal itself", func() error { // it answers no request that asks
-				log, err := os.ReadFile(s.Log())
-				if err == nil && !bytes.Contains(log, []byte("marked as sealed")) {
-					err = errors.New("its log does not say so")
+				if log, err := os.ReadFile(s.Log()); err != nil || !bytes.Contains(log, []byte("marked as sealed")) {
+					return errors.Join(err, errors.New("its log does not say so"))
 				}
-				return err
+				return nil
 			})
 			if test.answered {
 				release()

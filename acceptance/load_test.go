@@ -9,7 +9,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strconv"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -138,7 +137,6 @@ func registerInstrumented(t testing.TB, s server) (version string) {
 	version = "v0.1.0-race"
 	program := filepath.Join(s.Dir(), "build", pluginName)
 	build := exec.Command("go", "build", "-race", "-ldflags", "-X "+modulePath+".Version="+version, "-o", program, modulePath+"/cmd/"+pluginName)
-	build.Env = append(os.Environ(), "CGO_ENABLED=1")
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Logf("WITHOUT THE RACE DETECTOR in the plugin, which cannot be built with it here: %v\n%s", err, out)
 		return pluginVersion
@@ -175,6 +173,5 @@ func TestKeysAreReplacedUnderLoad(t *testing.T) {
 	s.Stop()
 	log, err := os.ReadFile(s.Log())
 	require.NoError(t, err)
-	_, report, found := strings.Cut(string(log), "DATA RACE")
-	require.False(t, found, "a race in the plugin:\n%s", report)
+	require.NotContains(t, string(log), "DATA RACE")
 }

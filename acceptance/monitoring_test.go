@@ -210,16 +210,13 @@ func startPrometheus(t testing.TB, program string, r recipe) watcher {
 	listening := regexp.MustCompile(`Listening on.* address=(127\.0\.0\.1:\d+)`)
 	var p watcher
 	eventually(t, patience, "Prometheus answers", func() error {
-		log, err := os.ReadFile(process.Log())
-		if err != nil {
-			return err
-		}
+		log, _ := os.ReadFile(process.Log())
 		address := listening.FindStringSubmatch(string(log))
 		if address == nil {
 			return errors.New("it does not listen")
 		}
 		p = watcher(address[1])
-		_, err = p.query("up")
+		_, err := p.query("up")
 		return err
 	})
 	return p

@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -135,7 +136,7 @@ func (m *maskingReader) Read(p []byte) (int, error) {
 		n, m.err = m.source.Read(m.chunk[:])
 		m.text = bytes.ReplaceAll(append(m.text, m.chunk[:n]...), m.secret, m.mask)
 		m.ready = len(m.text)
-		if m.err != io.EOF {
+		if !errors.Is(m.err, io.EOF) {
 			m.ready -= m.secret.openEnd(m.text)
 		}
 	}

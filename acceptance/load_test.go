@@ -147,7 +147,7 @@ func registerInstrumented(t testing.TB, s server) (version string) {
 	return version
 }
 
-// Each write has another key, and takes the one before away from Console: a reader who still got that would fail. The
+// Each write has another key, and Console then refuses the one before: an exchange with that would fail a reader. The
 // plugin's own process runs with the race detector, which writes to the server's log.
 func TestKeysAreReplacedUnderLoad(t *testing.T) {
 	t.Parallel()

@@ -30,7 +30,7 @@ func TestAClientThatIsMadeDuringAResetIsClosed(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		m, fake := warmMount(t, nil)
-		closed := &closeCounter{withoutSocket: withoutSocket{fake}}
+		closed := &closeCounter{Transport: consoletest.Transport{Handler: fake}}
 		m.dial(closed)
 		m.restart()
 		m.storage.slowKeys("get", "config", time.Second)
@@ -44,7 +44,7 @@ func TestAClientThatIsMadeDuringAResetIsClosed(t *testing.T) {
 
 // closeCounter counts how often its idle connections were closed.
 type closeCounter struct {
-	withoutSocket
+	consoletest.Transport
 	count atomic.Int64
 }
 

@@ -1,13 +1,11 @@
 package snowplow
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"flag"
 	"maps"
 	"net/http"
-	"net/http/httptest"
 	"os"
 	"slices"
 	"strings"
@@ -37,7 +35,7 @@ type mount struct {
 	t       *testing.T
 	backend *backend
 	storage *faultyStorage
-	logs    *syncBuffer
+	logs    *consoletest.Log
 
 	transport http.RoundTripper
 	events    logical.EventSender // nil: nobody listens
@@ -45,7 +43,7 @@ type mount struct {
 
 func newMount(t *testing.T) *mount {
 	t.Helper()
-	m := &mount{t: t, storage: &faultyStorage{Storage: &logical.InmemStorage{}}, logs: &syncBuffer{}}
+	m := &mount{t: t, storage: &faultyStorage{Storage: &logical.InmemStorage{}}, logs: &consoletest.Log{}}
 	m.start()
 	t.Cleanup(m.stop)
 	return m
@@ -56,7 +54,7 @@ func newMount(t *testing.T) *mount {
 func newMountInBubble(t *testing.T, console http.Handler) *mount {
 	t.Helper()
 	m := newMount(t)
-	m.dial(withoutSocket{console})
+	m.dial(consoletest.Transport{Handler: console})
 	return m
 }
 
@@ -92,18 +90,6 @@ func (m *mount) dial(transport http.RoundTripper) {
 	if m.transport = transport; transport != nil {
 		m.backend.newTransport = func(string) (http.RoundTripper, error) { return transport, nil }
 	}
-}
-
-// withoutSocket is a transport that calls a handler.
-type withoutSocket struct{ http.Handler }
-
-func (s withoutSocket) RoundTrip(r *http.Request) (*http.Response, error) {
-	w := httptest.NewRecorder()
-	s.ServeHTTP(w, r.Clone(r.Context()))
-	if err := r.Context().Err(); err != nil {
-		return nil, err
-	}
-	return w.Result(), nil
 }
 
 // newConfiguredMount is a mount whose config holds the default key of the Console, and a Console that counts no
@@ -217,24 +203,6 @@ func refusal(t *testing.T, resp *logical.Response, err error) (status int, messa
 	return 0, ""
 }
 
-// syncBuffer collects log lines of several goroutines.
-type syncBuffer struct {
-	mu     sync.Mutex
-	buffer bytes.Buffer
-}
-
-func (b *syncBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buffer.Write(p)
-}
-
-func (b *syncBuffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buffer.String()
-}
-
 // faultyStorage fails or hangs on demand, verb by verb, and counts what it was asked.
 type faultyStorage struct {
 	logical.Storage
@@ -274,10 +242,7 @@ func (s *faultyStorage) readOnly() {
 	s.err, s.failOn, s.prefix = errors.New(logical.ErrReadOnly.Error()), []string{"put", "delete"}, ""
 }
 
-// slow makes a verb take its time, and then do its work.
-func (s *faultyStorage) slow(verb string, takes time.Duration) { s.slowKeys(verb, "", takes) }
-
-// slowKeys does so for keys that begin with prefix.
+// slowKeys makes a verb take its time for keys that begin with prefix, and then do its work.
 func (s *faultyStorage) slowKeys(verb, prefix string, takes time.Duration) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -414,7 +414,7 @@ func (m *model) restart(crash bool) {
 	m.mu.Unlock()
 	fake := consoletest.New()
 	fake.Intercept(func(w http.ResponseWriter, r *http.Request) bool { return m.exchange(load, fake, w, r) })
-	m.mount.transport = withoutSocket{http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	m.mount.transport = consoletest.Transport{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		base, _, _ := strings.Cut(r.URL.String(), "/api/msc/")
 		r.Header.Set(modelHeader, base)
 		r.URL.Path = strings.TrimPrefix(r.URL.Path, "/under")
@@ -520,7 +520,7 @@ func play(t *testing.T, seed uint64, steps []modelStep) (violations []string, se
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		m := &model{
-			mount: &mount{t: t, logs: &syncBuffer{}}, other: &mount{t: t, logs: &syncBuffer{}}, disk: &logical.InmemStorage{},
+			mount: &mount{t: t, logs: &consoletest.Log{}}, other: &mount{t: t, logs: &consoletest.Log{}}, disk: &logical.InmemStorage{},
 			bundle: consoletest.NewAuthority(t).PEM(), zero: time.Now(), rand: rand.New(rand.NewPCG(seed, 1)),
 			answers:  []modelAnswer{{kind: "ok", validity: 24 * time.Hour, latency: 100 * time.Millisecond}},
 			underway: map[<-chan struct{}]*modelExchange{}, issued: map[string]*modelExchange{},

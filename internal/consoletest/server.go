@@ -5,7 +5,6 @@ import (
 	"encoding/pem"
 	"log"
 	"net"
-	"net/http"
 	"net/http/httptest"
 	"testing"
 )
@@ -55,9 +54,6 @@ func (s *Server) Close() {
 	s.cancel()
 	s.server.Close()
 }
-
-// Client returns a client that trusts the server. It is closed with it.
-func (s *Server) Client() *http.Client { return s.server.Client() }
 
 // CACert returns the PEM of the certificate to trust; empty over plain HTTP.
 func (s *Server) CACert() string {

@@ -1,13 +1,11 @@
 package tokencache
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"maps"
 	"net/http"
-	"net/http/httptest"
 	"slices"
 	"strconv"
 	"sync"
@@ -173,7 +171,7 @@ type cacheUnderTest struct {
 	t        *testing.T
 	exchange *fakeExchange
 	store    *fakeStore
-	logs     *syncBuffer
+	logs     *consoletest.Log
 }
 
 // inBubble runs a test in time of its own, with a cache and an exchange that takes 100 ms for a JWT of 24 hours.
@@ -191,7 +189,7 @@ func newCacheUnderTest(t *testing.T) *cacheUnderTest {
 			tokens:  map[string]*Entry{},
 			current: map[string]Key{keyA.Path: keyA, keyB.Path: keyB},
 		},
-		logs: &syncBuffer{},
+		logs: &consoletest.Log{},
 	}
 	c.restart()
 	return c
@@ -252,7 +250,7 @@ func failureOf(t *testing.T, status int, retryAfter time.Duration) *console.Erro
 	if retryAfter > 0 {
 		header.Set("Retry-After", strconv.Itoa(int(retryAfter.Seconds())))
 	}
-	client := console.NewClient(handlerTransport{consoletest.Status(status, "", header)}, "")
+	client := console.NewClient(consoletest.Transport{Handler: consoletest.Status(status, "", header)}, "")
 	_, err := client.Exchange(t.Context(), console.Request{
 		Credential: console.Credential{Version: console.V3},
 		Endpoints:  console.Endpoints{ConsoleURL: "http://localhost"},
@@ -276,30 +274,3 @@ func (c *cacheUnderTest) cached(key Key) *console.Token {
 }
 
 var errStorage = errors.New("disk on fire")
-
-// handlerTransport is a transport that calls a handler.
-type handlerTransport struct{ http.Handler }
-
-func (h handlerTransport) RoundTrip(r *http.Request) (*http.Response, error) {
-	w := httptest.NewRecorder()
-	h.ServeHTTP(w, r.Clone(r.Context()))
-	return w.Result(), nil
-}
-
-// syncBuffer collects log lines of several goroutines.
-type syncBuffer struct {
-	mu     sync.Mutex
-	buffer bytes.Buffer
-}
-
-func (b *syncBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buffer.Write(p)
-}
-
-func (b *syncBuffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buffer.String()
-}
